@@ -1,0 +1,1 @@
+"""The readmission model - its protocol and its cohort function."""

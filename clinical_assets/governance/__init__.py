@@ -1,0 +1,1 @@
+"""Pseudonyms, signatures and incidents; nothing about statistics or models' insides."""

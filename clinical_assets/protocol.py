@@ -1,0 +1,245 @@
+"""The package's vocabulary: the protocol of a model, its limits, findings, judgements and verdicts, as frozen values.
+
+Belongs here: what every other module speaks of. Does not belong here: how anything is computed, stored or shown.
+"""
+
+import hashlib
+import importlib
+import json
+from dataclasses import dataclass
+from datetime import date, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+DottedPath = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")]
+Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
+
+DEFS = Path(__file__).parent / "defs"
+
+
+class ProtocolError(ValueError):
+    """A protocol cannot be used as it stands; the message names the file, the field and the remedy."""
+
+
+class Judgement(StrEnum):
+    """What a finding says about a limit; only `PASS` is a pass."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    CANNOT_TELL = "cannot_tell"
+    NOT_APPLICABLE = "not_applicable"
+
+
+class Verdict(StrEnum):
+    """What one month's data say, compared with the champion's own training data."""
+
+    STABLE = "stable"
+    DATA_FAULT = "data_fault"
+    POPULATION_SHIFT = "population_shift"
+    CONCEPT_SHIFT = "concept_shift"
+    CANNOT_TELL = "cannot_tell"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A measured value with its 95 % interval and the number of rows it rests on; `None` where it is undefined."""
+
+    metric: str
+    subgroup: str
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """A registered version of a model and the hashes that bind it to its files and its protocol."""
+
+    model: str
+    version: int
+    run_id: str
+    artefact_sha256: str
+    protocol_sha256: str
+    threshold: float
+    trained_through: date
+    lake_snapshot: int
+    data_origin: str
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Outcome(_Frozen):
+    """The outcome that is predicted, and how long after the index time it can be known."""
+
+    column: str
+    kind: Literal["binary"] = "binary"
+    ripe_after_days: int = Field(ge=0)
+
+
+class Retraining(_Frozen):
+    """When the model may be retrained: on a calendar, and at the earliest how long after the last retraining for drift."""
+
+    cadence: Literal["monthly", "quarterly", "yearly"]
+    cool_down_days: int = Field(ge=0)
+
+
+class OperatingPoint(_Frozen):
+    """The share of units that may be alerted; the threshold that gives it is chosen on the calibration split only."""
+
+    alerted_fraction: Fraction
+
+
+class Limit(_Frozen):
+    """One thing a candidate must reach: a floor, a ceiling, or non-inferiority to a released version."""
+
+    metric: str
+    at_least: float | None = None
+    at_most: float | None = None
+    not_worse_than: Literal["champion", "first_release"] | None = None
+    by: float | None = Field(default=None, gt=0.0)
+    in_every_subgroup: bool = False
+
+    @model_validator(mode="after")
+    def _one_kind_of_limit(self) -> Self:
+        if self.not_worse_than is None:
+            if self.by is not None or (self.at_least is None and self.at_most is None):
+                raise ValueError(f"limit on {self.metric}: give at_least, at_most, or not_worse_than with by")
+        elif self.by is None or self.at_least is not None or self.at_most is not None or self.in_every_subgroup:
+            raise ValueError(f"limit on {self.metric}: not_worse_than takes `by` and nothing else")
+        return self
+
+    def in_words(self) -> str:
+        """The limit as a reader of the report sees it."""
+        if self.not_worse_than is not None:
+            return f"not worse than the {self.not_worse_than.replace('_', ' ')} by more than {self.by:g}"
+        bounds = [f"at least {self.at_least:g}"] if self.at_least is not None else []
+        bounds += [f"at most {self.at_most:g}"] if self.at_most is not None else []
+        return " and ".join(bounds) + (" in every subgroup" if self.in_every_subgroup else "")
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedLimit:
+    """A limit beside the finding it was judged by, and the judgement with its reason."""
+
+    limit: Limit
+    subgroup: str
+    finding: Finding | None
+    judgement: Judgement
+    reason: str
+
+    @property
+    def blocks_release(self) -> bool:
+        return self.judgement in (Judgement.FAIL, Judgement.CANNOT_TELL)
+
+
+class Monitoring(_Frozen):
+    """How drift is watched: the error rate of its alarms, and how large a movement must be to matter."""
+
+    false_alarms_per_year: Fraction = 0.05
+    headline: str
+    tolerated_loss: float = Field(gt=0.0)
+    relevant_psi: float = Field(default=0.1, gt=0.0)
+    relevant_missing_rate_change: Fraction = 0.2
+    minimum_drifted_columns: int = Field(default=1, ge=1)
+
+
+class SignOff(_Frozen):
+    """Which roles must sign a candidate, each by another person, and for how many days a signature holds."""
+
+    roles: tuple[str, ...] = Field(min_length=1)
+    valid_days: int = Field(gt=0)
+
+
+class ModelProtocol(_Frozen):
+    """The plan that governs one clinical model: what it is for, on whom, how it is trained, what it must reach, who signs."""
+
+    title: str
+    intended_use: str
+    owners: tuple[str, ...] = ()
+    archive: DottedPath
+    cohort: DottedPath
+    features: DottedPath | None = None
+    unit: str
+    patient: str
+    index_time: str
+    outcome: Outcome
+    not_features: tuple[str, ...] = ()
+    estimator: DottedPath
+    estimator_settings: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    development_months: int = Field(ge=1)
+    evaluation_months: int = Field(ge=1)
+    retraining: Retraining
+    operating_point: OperatingPoint
+    subgroups: tuple[str, ...] = ()
+    minimum_n: int = Field(ge=1)
+    acceptance: tuple[Limit, ...] = Field(min_length=1)
+    monitoring: Monitoring
+    sign_off: SignOff
+    environment: Literal["demo", "production"]
+
+    @property
+    def sha256(self) -> str:
+        """The hash that names this exact protocol in every model, report and signature."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    @property
+    def key_columns(self) -> tuple[str, ...]:
+        """The columns of `features` and `training_set` that identify or label a row and are never estimator input."""
+        return (
+            self.unit,
+            self.patient,
+            self.index_time,
+            self.outcome.column,
+            "outcome_known_on",
+            "month",
+            "split",
+            "data_origin",
+        )
+
+    def feature_columns(self, columns: list[str]) -> list[str]:
+        """The columns the estimator sees, in the order in which the table has them."""
+        excluded = {*self.key_columns, *self.not_features}
+        return [column for column in columns if column not in excluded]
+
+
+def load_object(path: str) -> Any:
+    """The object a dotted path names; raises ProtocolError where there is none."""
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ProtocolError(f"{path}: {error}; name a function or class of an importable module") from error
+
+
+def protocol_names() -> list[str]:
+    """The models that have a protocol in this installation, in alphabetical order."""
+    return sorted(path.parent.name for path in DEFS.glob("*/defs.yaml"))
+
+
+def read_protocol(model: str) -> ModelProtocol:
+    """The protocol of a model, from `defs/<model>/defs.yaml`; raises ProtocolError with the file and the field."""
+    path = DEFS / model / "defs.yaml"
+    if not path.is_file():
+        raise ProtocolError(f"there is no model {model!r}; the models are: {', '.join(protocol_names())}")
+    try:
+        return ModelProtocol.model_validate(yaml.safe_load(path.read_text())["attributes"])
+    except (yaml.YAMLError, KeyError, TypeError, ValidationError) as error:
+        raise ProtocolError(f"{path}: {error}") from error
+
+
+def month_before(month: date) -> date:
+    """The first day of the month before."""
+    return (month.replace(day=1) - timedelta(days=1)).replace(day=1)
+
+
+def month_after(month: date) -> date:
+    """The first day of the next month."""
+    return (month.replace(day=1) + timedelta(days=32)).replace(day=1)
