@@ -1,1 +1,10 @@
 """A platform on which a hospital runs its clinical models, as Dagster assets."""
+
+import os
+
+# Nothing leaves the machine: each of these libraries reports its use to its maker unless told otherwise.
+os.environ.setdefault("WHYLOGS_NO_ANALYTICS", "True")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("DO_NOT_TRACK", "true")
+os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

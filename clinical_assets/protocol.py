@@ -84,7 +84,7 @@ class Outcome(_Frozen):
 
 
 class Retraining(_Frozen):
-    """When the model may be retrained: on a calendar, and at the earliest how long after the last retraining for drift."""
+    """When the model is retrained: on a calendar, and how long after a retraining for drift at the earliest again."""
 
     cadence: Literal["monthly", "quarterly", "yearly"]
     cool_down_days: int = Field(ge=0)
@@ -136,6 +136,7 @@ class JudgedLimit:
 
     @property
     def blocks_release(self) -> bool:
+        """Whether this judgement alone keeps the candidate from being released."""
         return self.judgement in (Judgement.FAIL, Judgement.CANNOT_TELL)
 
 
@@ -157,8 +158,8 @@ class SignOff(_Frozen):
     valid_days: int = Field(gt=0)
 
 
-class ModelProtocol(_Frozen):
-    """The plan that governs one clinical model: what it is for, on whom, how it is trained, what it must reach, who signs."""
+class WrittenProtocol(_Frozen):
+    """A protocol as it stands in `defs/<model>/defs.yaml`; the model's name is the folder's."""
 
     title: str
     intended_use: str
@@ -184,6 +185,12 @@ class ModelProtocol(_Frozen):
     sign_off: SignOff
     environment: Literal["demo", "production"]
 
+
+class ModelProtocol(WrittenProtocol):
+    """The plan that governs one clinical model: what it is for, on whom, how it is trained, its limits, who signs."""
+
+    model: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+
     @property
     def sha256(self) -> str:
         """The hash that names this exact protocol in every model, report and signature."""
@@ -202,6 +209,7 @@ class ModelProtocol(_Frozen):
             "month",
             "split",
             "data_origin",
+            "protocol_sha256",
         )
 
     def feature_columns(self, columns: list[str]) -> list[str]:
@@ -230,9 +238,14 @@ def read_protocol(model: str) -> ModelProtocol:
     if not path.is_file():
         raise ProtocolError(f"there is no model {model!r}; the models are: {', '.join(protocol_names())}")
     try:
-        return ModelProtocol.model_validate(yaml.safe_load(path.read_text())["attributes"])
+        return ModelProtocol.model_validate(yaml.safe_load(path.read_text())["attributes"] | {"model": model})
     except (yaml.YAMLError, KeyError, TypeError, ValidationError) as error:
         raise ProtocolError(f"{path}: {error}") from error
+
+
+def last_day(month: date) -> date:
+    """The last day of a month."""
+    return month_after(month) - timedelta(days=1)
 
 
 def month_before(month: date) -> date:

@@ -1,1 +1,4 @@
-"""Readers of publishers' archives, their replay calendar, download and simulated cohorts; nothing about models or storage."""
+"""Readers of publishers' archives, their replay calendar, download and simulated cohorts.
+
+Nothing about models or storage.
+"""

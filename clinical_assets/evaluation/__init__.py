@@ -1,1 +1,11 @@
-"""Arrays in, findings out - discrimination, calibration, operating point, subgroups, intervals, judgement; nothing about fitting or storage."""
+"""Arrays in, findings out - discrimination, calibration, operating point, subgroups, intervals, judgement.
+
+Belongs here: measuring and judging. Does not belong here: fitting, storage.
+"""
+
+from clinical_assets.evaluation.calibration import calibration_curve
+from clinical_assets.evaluation.findings import compare, evaluate
+from clinical_assets.evaluation.judgement import judge
+from clinical_assets.evaluation.sample import EvaluationError
+
+__all__ = ["EvaluationError", "calibration_curve", "compare", "evaluate", "judge"]

@@ -1,0 +1,132 @@
+"""What an archive is, which months are taken from it, and the contract of the rows that a cohort function makes of it.
+
+Belongs here: the values that every publisher's reader shares. Does not belong here: any publisher's columns or files.
+"""
+
+import hashlib
+import typing
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any, Self
+
+import dataframely as dy
+import polars as pl
+
+from clinical_assets.protocol import month_after
+
+SIMULATED_MARKER = "SIMULATED.txt"
+
+
+class ArchiveError(ValueError):
+    """An archive cannot be used as it stands; the message names the file, the column, the value and the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """Source data as its publisher lays it out; `sha256` is that of the data: equal archives hold equal rows."""
+
+    path: Path
+    data_origin: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class MonthWindow:
+    """Whole months, from the first day of one (inclusive) to the first day of another (exclusive)."""
+
+    start: date
+    end: date
+
+    def __post_init__(self) -> None:
+        if self.start.day != 1 or self.end.day != 1 or self.start >= self.end:
+            raise ArchiveError(f"{self.start} to {self.end} is no window of months; give the first days of two months")
+
+    @classmethod
+    def of_month(cls, month: date) -> Self:
+        """The window of the one month that a day lies in."""
+        return cls(month.replace(day=1), month_after(month))
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedFile:
+    """A file as the publisher released it, with the sha256 of its unpacked content."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """An address of the publisher, the file name to keep it under, and what must be found in it.
+
+    `contents` are the members of a zip by base name, or the one file itself; an empty tuple means that the publisher
+    gives no checksum.
+    """
+
+    url: str
+    file_name: str
+    contents: tuple[PublishedFile, ...]
+
+
+@dataclass(frozen=True)
+class PublishedArchive(ABC):
+    """A public data set: who publishes it, under which licence, where it is, and how its layout is read."""
+
+    name: str
+    title: str
+    publisher: str
+    licence: str
+    citation: str
+    downloads: tuple[Download, ...]
+
+    @abstractmethod
+    def find(self, raw: Path) -> Path | None:
+        """Where the archive lies below `raw`, or None."""
+
+    @abstractmethod
+    def open(self, path: Path) -> Archive:
+        """The archive at `path`, its layout checked; raises ArchiveError."""
+
+    @abstractmethod
+    def simulate(self, directory: Path, seed: int) -> Path:
+        """Write a simulated archive in the publisher's layout into `directory`, and return its path."""
+
+    def origin(self, sha256: str, published_sha256: str, *, simulated: bool) -> str:
+        """The `data_origin` of an archive whose data have this checksum."""
+        if simulated:
+            return "simulated"
+        return f"real:{self.publisher}" if sha256 == published_sha256 else f"real:{self.publisher}:modified"
+
+
+def hash_bytes(content: bytes) -> str:
+    """The sha256 of a file's content, as 64 hex digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def contract_of(cohort: Callable[..., Any]) -> type[dy.Schema]:
+    """The schema that a cohort function promises in its return annotation, `dy.DataFrame[Schema]`.
+
+    Raises ArchiveError where the function promises none.
+    """
+    promised = typing.get_args(typing.get_type_hints(cohort).get("return"))
+    if len(promised) == 1 and isinstance(promised[0], type) and issubclass(promised[0], dy.Schema):
+        return promised[0]
+    raise ArchiveError(f"{cohort.__module__}.{cohort.__qualname__}: annotate the return as dy.DataFrame[<schema>]")
+
+
+def describe_columns(contract: type[dy.Schema]) -> dict[str, str]:
+    """What each column of a contract means, in the contract's order; raises ArchiveError where one says nothing."""
+    descriptions = {name: column.description or "" for name, column in contract.columns().items()}
+    if silent := [name for name, description in descriptions.items() if not description]:
+        raise ArchiveError(f"{contract.__name__}: the columns {silent} have no description; add one to each")
+    return descriptions
+
+
+def lines_of(offending: pl.Series, limit: int = 5) -> str:
+    """The line numbers, in a file with one header line, of the rows where a Boolean series is true, for a message."""
+    lines = offending.arg_true() + 2
+    shown = ", ".join(str(line) for line in lines.head(limit))
+    return f"line {shown}" if len(lines) == 1 else f"lines {shown}" + (" ..." if len(lines) > limit else "")

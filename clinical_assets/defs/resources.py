@@ -1,0 +1,37 @@
+"""The resources that all models share, at the addresses that the environment names.
+
+Belongs here: which resource stands behind which name. Does not belong here: what a resource does.
+"""
+
+import dagster as dg
+
+from clinical_assets.lifecycle.incidents import incident_on_failure
+from clinical_assets.resources.home import Home
+from clinical_assets.resources.lake_io_manager import LakeIOManager, LakeResource
+from clinical_assets.resources.platform import (
+    HomeResource,
+    ModelVersionIOManager,
+    ProtocolIOManager,
+    RegistryResource,
+    mlflow_run_at,
+)
+
+
+@dg.definitions
+def resources() -> dg.Definitions:
+    """Home, lake, registry, MLflow run, and the IO managers built on them."""
+    home = Home.from_environment()
+    lake = LakeResource(catalogue=str(home.lake_catalogue), data=str(home.lake_data))
+    registry = RegistryResource(uri=home.registry_uri, artefacts=str(home.registry_artefacts))
+    return dg.Definitions(
+        resources={
+            "home": HomeResource(root=str(home.root), raw=str(home.raw)),
+            "lake": lake,
+            "registry": registry,
+            "mlflow": mlflow_run_at(home.registry_uri),
+            "io_manager": LakeIOManager(lake=lake),
+            "protocol_io": ProtocolIOManager(),
+            "model_version_io": ModelVersionIOManager(registry=registry),
+        },
+        sensors=[incident_on_failure],
+    )

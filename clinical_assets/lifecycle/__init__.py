@@ -1,0 +1,5 @@
+"""The chain of every model, in reading order, as thin Dagster assets; what they call is elsewhere and knows no Dagster."""
+
+from clinical_assets.lifecycle import data, development, monitoring, publication, release
+
+CHAIN = [data, development, release, monitoring, publication]

@@ -1,0 +1,217 @@
+"""When things happen by themselves: jobs, schedules and sensors of one model, as functions the stamp calls.
+
+Belongs here: what starts a run, and when. Does not belong here: any statistic; a sensor reads verdicts and records only.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import date
+from typing import Any
+
+import dagster as dg
+from dagster._core.events.log import EventLogEntry
+from pydantic import TypeAdapter
+
+from clinical_assets.governance.signatures import read_signatures
+from clinical_assets.lifecycle.data import MONTHS
+from clinical_assets.monitoring.repair import DriftNotice, RetrainingHistory, decide_repair
+from clinical_assets.protocol import ModelProtocol, Verdict
+from clinical_assets.resources.platform import HomeResource
+
+MODEL, TRIGGER, MONTH = "clinical/model", "clinical/trigger", "clinical/month"
+RETRAINING = "clinical/retraining"
+REPORTS_PER_TICK = 60
+SENSOR_SECONDS = 5
+
+MONTHLY = ("dataset", "features", "predictions", "profile", "drift_report", "performance_report", "analytics")
+DEVELOPMENT_CHAIN = ("protocol", "training_set", "trained_model", "evaluation", "validation_report")
+NOTICES = TypeAdapter(list[DriftNotice])
+IN_FLIGHT = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+
+def jobs(protocol: ModelProtocol) -> list[Any]:
+    """The jobs of one model: a month's intake, a whole month, a retraining, a release, a look at ripened outcomes."""
+    model = protocol.model
+
+    def job(name: str, assets: tuple[str, ...], description: str, **tags: str) -> Any:
+        return dg.define_asset_job(
+            f"{model}_{name}",
+            dg.AssetSelection.assets(*([model, asset] for asset in assets)),
+            description=description,
+            tags={MODEL: model, **tags},
+            executor_def=dg.in_process_executor,
+        )
+
+    return [
+        job("intake", ("dataset", "features"), "A month's rows, from the archive to what the estimator sees"),
+        job("month", MONTHLY, "A whole month: rows, scores, profile, drift, performance, publication"),
+        job("ripening", ("performance_report",), "What a month's ripened outcomes say of the champion"),
+        job("publication", ("analytics",), "The analysts' file, built anew"),
+        job("retraining", DEVELOPMENT_CHAIN, "A new candidate with its validation report", **{RETRAINING: model}),
+        job("release", ("sign_off", "release", "analytics"), "The release of a signed candidate"),
+    ]
+
+
+def schedules(protocol: ModelProtocol) -> list[dg.ScheduleDefinition]:
+    """The protocol's calendar of retraining."""
+    months = {"monthly": "*", "quarterly": "1,4,7,10", "yearly": "1"}[protocol.retraining.cadence]
+    return [
+        dg.ScheduleDefinition(
+            name=f"{protocol.model}_retraining_{protocol.retraining.cadence}",
+            job_name=f"{protocol.model}_retraining",
+            cron_schedule=f"0 8 2 {months} *",
+            tags={TRIGGER: "calendar"},
+            default_status=dg.DefaultScheduleStatus.RUNNING,
+            description=f"Retrains {protocol.model} {protocol.retraining.cadence}, as its protocol says.",
+        )
+    ]
+
+
+def sensors(protocol: ModelProtocol) -> list[dg.SensorDefinition]:
+    """What watches one model: its months, its drift reports, its signatures."""
+    return [
+        dg.AutomationConditionSensorDefinition(
+            f"{protocol.model}_months_flow",
+            target=dg.AssetSelection.groups(protocol.model),
+            default_status=dg.DefaultSensorStatus.RUNNING,
+            run_tags={MODEL: protocol.model, TRIGGER: "automation"},
+        ),
+        retraining_when_drifted(protocol),
+        release_when_signed(protocol),
+    ]
+
+
+def retraining_when_drifted(protocol: ModelProtocol) -> dg.SensorDefinition:
+    """The sensor that steps through every new drift report and asks for one retraining where the verdicts call for it."""
+    model = protocol.model
+
+    @dg.sensor(
+        name=f"{model}_retraining_when_drifted",
+        job_name=f"{model}_retraining",
+        minimum_interval_seconds=SENSOR_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"Steps through every new drift report of {model} and asks for one retraining when it has shifted.",
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        cursor = json.loads(context.cursor or '{"storage_id": 0, "pending": []}')
+        instance = context.instance
+        reports = instance.fetch_materializations(
+            dg.AssetRecordsFilter(dg.AssetKey([model, "drift_report"]), after_storage_id=cursor["storage_id"]),
+            limit=REPORTS_PER_TICK,
+            ascending=True,
+        ).records
+        pending = NOTICES.validate_python(cursor["pending"])
+        if not reports and not pending:
+            return dg.SkipReason(f"no drift report of {model} since the last look")
+        notices = {notice.month: notice for notice in [*pending, *(notice_of(x.event_log_entry) for x in reports)]}
+        history = retraining_history(instance, model)
+        decision = decide_repair(
+            list(notices.values()),
+            champion_version(instance, model),
+            newest_reported_month(instance, model),
+            protocol.retraining.cool_down_days,
+            history,
+        )
+        remaining = {
+            "storage_id": reports[-1].storage_id if reports else cursor["storage_id"],
+            "pending": [asdict(notice) for notice in decision.pending],
+        }
+        reason = "; ".join(decision.reasons)
+        if (due := decision.retrain_for) is None:
+            return dg.SensorResult(skip_reason=dg.SkipReason(reason), cursor=json.dumps(remaining, default=str))
+        attempt = history.failed_months.count(due.month)
+        context.log.info(f"retraining {model}: {reason}")
+        request = dg.RunRequest(
+            run_key=f"{model}|{due.month:%Y-%m}|v{due.champion_version}" + (f"|retry {attempt}" if attempt else ""),
+            tags={MODEL: model, TRIGGER: "drift", MONTH: due.month.isoformat(), "clinical/reason": reason[:500]},
+        )
+        return dg.SensorResult(run_requests=[request], cursor=json.dumps(remaining, default=str))
+
+    return sensor
+
+
+def release_when_signed(protocol: ModelProtocol) -> dg.SensorDefinition:
+    """The sensor that asks for the release of the newest candidate once every role has approved it."""
+    model = protocol.model
+
+    @dg.sensor(
+        name=f"{model}_release_when_signed",
+        job_name=f"{model}_release",
+        minimum_interval_seconds=SENSOR_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"Asks for the release of the newest candidate of {model} once every role has signed it.",
+    )
+    def sensor(context: dg.SensorEvaluationContext, home: HomeResource) -> dg.RunRequest | dg.SkipReason:
+        report = context.instance.get_latest_materialization_event(dg.AssetKey([model, "validation_report"]))
+        if report is None:
+            return dg.SkipReason(f"{model} has no candidate yet")
+        candidate, released = int(recorded(report, "version")), champion_version(context.instance, model)
+        if candidate == released:
+            return dg.SkipReason(f"version {candidate} is the champion")
+        signatures = read_signatures(home.open().sign_offs, model, candidate)
+        approved = {s.statement.role for s in signatures if s.statement.decision == "approve"}
+        if missing := [role for role in protocol.sign_off.roles if role not in approved]:
+            return dg.SkipReason(f"version {candidate} waits for approval as {', '.join(missing)}")
+        # One more signature, or a new report, is a reason to try again; the same ones are not.
+        signed = max(signature.statement.signed_at for signature in signatures)
+        return dg.RunRequest(
+            run_key=f"{model}|v{candidate}|{recorded(report, 'report_sha256')[:12]}|{len(signatures)}|{signed}",
+            tags={MODEL: model, TRIGGER: "signatures"},
+        )
+
+    return sensor
+
+
+def recorded(entry: EventLogEntry, name: str) -> Any:
+    """A value from the metadata of a materialisation."""
+    materialization = entry.asset_materialization
+    if materialization is None:
+        raise dg.DagsterInvariantViolationError("only a materialisation records metadata")
+    return materialization.metadata[name].value
+
+
+def notice_of(entry: EventLogEntry) -> DriftNotice:
+    """A drift report's materialisation, as the rule of repair sees it."""
+    materialization = entry.asset_materialization
+    return DriftNotice(
+        month=month_of(str(materialization.partition if materialization else None)),
+        champion_version=int(recorded(entry, "drift/champion_version")),
+        verdict=Verdict(recorded(entry, "drift/verdict")),
+        reason=str(recorded(entry, "drift/reason")),
+    )
+
+
+def month_of(partition: str) -> date:
+    """The first day of a partition's month."""
+    return MONTHS.time_window_for_partition_key(partition).start.date()
+
+
+def champion_version(instance: dg.DagsterInstance, model: str) -> int | None:
+    """The version released last, or None."""
+    entry = instance.get_latest_materialization_event(dg.AssetKey([model, "release"]))
+    return int(recorded(entry, "version")) if entry else None
+
+
+def newest_reported_month(instance: dg.DagsterInstance, model: str) -> date:
+    """The newest month that has a drift report."""
+    partitions = instance.get_materialized_partitions(dg.AssetKey([model, "drift_report"]))
+    return month_of(max(partitions))
+
+
+def retraining_history(instance: dg.DagsterInstance, model: str) -> RetrainingHistory:
+    """What the run records say of the retrainings for drift, and whether any retraining is in flight."""
+    runs = instance.get_runs(dg.RunsFilter(tags={RETRAINING: model, TRIGGER: "drift"}))
+    failed = [run for run in runs if run.status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)]
+    counted = [date.fromisoformat(run.tags[MONTH]) for run in runs if run not in failed]
+    return RetrainingHistory(
+        in_flight=bool(instance.get_runs(dg.RunsFilter(tags={RETRAINING: model}, statuses=IN_FLIGHT), limit=1)),
+        last_month=max(counted, default=None),
+        failed_months=tuple(date.fromisoformat(run.tags[MONTH]) for run in failed),
+    )

@@ -1,0 +1,84 @@
+"""From the archive to what the estimator sees: protocol, dataset, features, and what must hold of them.
+
+Belongs here: the assets that make rows. Does not belong here: how an archive is read or a feature computed.
+"""
+
+import dagster as dg
+import polars as pl
+
+from clinical_assets.archives.archive import MonthWindow, contract_of, describe_columns
+from clinical_assets.archives.calendar import FIRST_MONTH, LAST_MONTH
+from clinical_assets.governance.pseudonyms import load_or_create_key, pseudonymise
+from clinical_assets.lifecycle.catalogue import described
+from clinical_assets.lifecycle.conditions import DEVELOPMENT, FLOW, MONTHLY_TICK
+from clinical_assets.protocol import ModelProtocol, load_object, month_after
+from clinical_assets.resources.platform import PROTOCOL_JSON, HomeResource
+
+MONTHS = dg.MonthlyPartitionsDefinition(
+    start_date=f"{FIRST_MONTH:%Y-%m}", end_date=f"{month_after(LAST_MONTH):%Y-%m}", fmt="%Y-%m"
+)
+
+
+def protocol_asset(protocol: ModelProtocol) -> dg.AssetsDefinition:
+    """The asset `<model>/protocol`; its definition carries the protocol to every asset of the lifecycle."""
+
+    @dg.asset(
+        name="protocol",
+        key_prefix=protocol.model,
+        group_name=protocol.model,
+        owners=list(protocol.owners),
+        kinds={"yaml"},
+        tags=DEVELOPMENT,
+        code_version=protocol.sha256,
+        metadata={PROTOCOL_JSON: protocol.model_dump_json(), "protocol/sha256": protocol.sha256},
+        io_manager_key="protocol_io",
+        description=f"The plan that governs this model: {protocol.title}. {protocol.intended_use}",
+    )
+    def stamped() -> dg.MaterializeResult[ModelProtocol]:
+        return dg.MaterializeResult(
+            value=protocol,
+            metadata={
+                "sha256": protocol.sha256,
+                "protocol": dg.MetadataValue.json(protocol.model_dump(mode="json")),
+                "limits": dg.MetadataValue.md("\n".join(f"- {x.metric} {x.in_words()}" for x in protocol.acceptance)),
+            },
+        )
+
+    return stamped
+
+
+@dg.asset(partitions_def=MONTHS, automation_condition=MONTHLY_TICK, kinds={"polars", "duckdb"})
+def dataset(
+    context: dg.AssetExecutionContext, protocol: ModelProtocol, home: HomeResource
+) -> dg.MaterializeResult[pl.DataFrame]:
+    """One row per prediction unit of the month, as the archive has it, with pseudonyms in place of identifiers."""
+    archive = home.open().open_archive(protocol)
+    month = context.partition_time_window.start.date()
+    rows = load_object(protocol.cohort)(archive, MonthWindow.of_month(month))
+    rows = pseudonymise(rows, (protocol.unit, protocol.patient), load_or_create_key(home.open().pseudonym_key))
+    rows = rows.with_columns(data_origin=pl.lit(archive.data_origin))
+    return dg.MaterializeResult(
+        value=rows,
+        metadata={
+            "data_origin": archive.data_origin,
+            "archive_sha256": archive.sha256,
+            "patients": rows[protocol.patient].n_unique(),
+            "outcome_rate": rows[protocol.outcome.column].mean(),
+            "dagster/column_schema": described(rows, describe_columns(contract_of(load_object(protocol.cohort)))),
+        },
+    )
+
+
+@dg.asset(partitions_def=MONTHS, automation_condition=FLOW, kinds={"polars", "duckdb"})
+def features(protocol: ModelProtocol, dataset: pl.DataFrame) -> dg.MaterializeResult[pl.DataFrame]:
+    """What the estimator sees of each prediction unit of the month, with its outcome and when that can be known."""
+    rows = load_object(protocol.features)(dataset) if protocol.features else dataset
+    descriptions = describe_columns(contract_of(load_object(protocol.cohort)))
+    return dg.MaterializeResult(
+        value=rows,
+        metadata={
+            "features": len(protocol.feature_columns(rows.columns)),
+            "data_origin": rows["data_origin"][0],
+            "dagster/column_schema": described(rows, descriptions),
+        },
+    )

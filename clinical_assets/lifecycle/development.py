@@ -1,0 +1,171 @@
+"""From features to a candidate with its validation report: training_set, trained_model, evaluation, validation_report.
+
+Belongs here: the assets of development. Does not belong here: how a model learns, is measured or is judged.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from clinical_assets.archives.calendar import CALENDAR_NOTE
+from clinical_assets.evaluation import calibration_curve, evaluate, judge
+from clinical_assets.learning.operating_point import choose_threshold
+from clinical_assets.learning.scoring import score
+from clinical_assets.learning.splits import assign_splits
+from clinical_assets.lifecycle.candidate import (
+    compare_with_released,
+    findings_of,
+    findings_table,
+    count_splits,
+    refuse_mixed_protocols,
+    released_versions,
+    report_table,
+)
+from clinical_assets.lifecycle.conditions import DEVELOPMENT
+from clinical_assets.lifecycle.catalogue import described, markdown_table, picture
+from clinical_assets.protocol import ModelProtocol, ModelVersion, last_day, load_object
+from clinical_assets.reporting.figures import calibration_figure
+from clinical_assets.reporting.validation_report import ValidationReport, render
+from clinical_assets.resources.home import hash_file, write_atomically
+from clinical_assets.resources.lake_io_manager import LakeResource
+from clinical_assets.resources.platform import ALIAS, HomeResource, RegistryResource, finished_run
+from clinical_assets.resources.registry import CHALLENGER, CHAMPION
+
+
+@dg.asset(deps=["features"], kinds={"polars", "duckdb"}, tags=DEVELOPMENT)
+def training_set(protocol: ModelProtocol, lake: LakeResource) -> dg.MaterializeResult[pl.DataFrame]:
+    """The ripe rows a candidate learns from and is tested on, each patient in one split, from one lake snapshot."""
+    snapshot = lake.open().latest_snapshot()
+    features = lake.open().read(f"{protocol.model}.features", snapshot=snapshot)
+    known_by = last_day(features["month"].max())
+    rows = assign_splits(features, protocol, known_by).with_columns(protocol_sha256=pl.lit(protocol.sha256))
+    return dg.MaterializeResult(
+        value=rows,
+        metadata={
+            "features_snapshot": snapshot,
+            "outcomes_known_by": known_by.isoformat(),
+            "first_month": str(rows["month"].min()),
+            "last_month": str(rows["month"].max()),
+            "splits": markdown_table(count_splits(rows, protocol)),
+            "protocol_sha256": protocol.sha256,
+            "dagster/column_schema": described(rows),
+        },
+    )
+
+
+@dg.asset(
+    deps=["training_set"],
+    kinds={"scikitlearn", "mlflow"},
+    tags=DEVELOPMENT,
+    pool="training",
+    metadata={ALIAS: CHALLENGER},
+    io_manager_key="model_version_io",
+)
+def trained_model(
+    protocol: ModelProtocol, lake: LakeResource, registry: RegistryResource, mlflow: dg.ResourceParam[Any]
+) -> dg.MaterializeResult[ModelVersion]:
+    """A candidate: an estimator fitted and calibrated on the training set, registered without pickle as challenger."""
+    snapshot = lake.open().latest_snapshot()
+    rows = lake.open().read(f"{protocol.model}.training_set", snapshot=snapshot)
+    refuse_mixed_protocols(protocol, rows["protocol_sha256"].unique(), "training_set")
+    with finished_run(mlflow):
+        estimator = load_object(protocol.estimator).fit(rows, protocol)
+        calibrate = rows.filter(pl.col("split") == "calibrate")
+        outcome, risk = calibrate[protocol.outcome.column], estimator.predict(calibrate)
+        threshold = choose_threshold(risk, protocol.operating_point.alerted_fraction)
+        findings = evaluate(outcome, risk, calibrate[protocol.patient], threshold, pl.DataFrame(), 1, resamples=0)
+        mlflow.log_params({**protocol.estimator_settings, "estimator": protocol.estimator, "threshold": threshold})
+        mlflow.log_params({"lake_snapshot": snapshot, "protocol_sha256": protocol.sha256, "rows": rows.height})
+        mlflow.log_metrics({f"calibrate_{x.metric}": x.value for x in findings if x.value is not None})
+        mlflow.log_figure(calibration_figure(calibration_curve(outcome, risk)), "calibration.png")
+        version = registry.open().register(estimator, protocol, threshold, rows, snapshot)
+    return dg.MaterializeResult(
+        value=version,
+        metadata={
+            "version": version.version,
+            "mlflow_run_id": version.run_id,
+            "artefact_sha256": version.artefact_sha256,
+            "protocol_sha256": version.protocol_sha256,
+            "training_set_snapshot": snapshot,
+            "trained_through": version.trained_through.isoformat(),
+            "threshold": threshold,
+            "data_origin": version.data_origin,
+        },
+    )
+
+
+@dg.asset(deps=["training_set"], kinds={"python"}, tags=DEVELOPMENT, metadata={"lake/replace_by": "version"})
+def evaluation(
+    protocol: ModelProtocol, trained_model: ModelVersion, lake: LakeResource, registry: RegistryResource
+) -> dg.MaterializeResult[pl.DataFrame]:
+    """Every measured figure of the candidate on its test patients, with intervals, overall, by subgroup and paired."""
+    refuse_mixed_protocols(protocol, [trained_model.protocol_sha256], "trained_model")
+    rows = lake.open().read(f"{protocol.model}.training_set", snapshot=trained_model.lake_snapshot)
+    estimator = registry.open().load(trained_model, protocol.estimator)
+    scored = score(estimator, rows.filter(pl.col("split") == "test"), trained_model)
+    outcome, risk, patient = scored[protocol.outcome.column], scored["risk"], scored[protocol.patient]
+    subgroups = scored.select(protocol.subgroups)
+    findings = evaluate(outcome, risk, patient, trained_model.threshold, subgroups, protocol.minimum_n)
+    findings += compare_with_released(scored, protocol, trained_model, registry.open())
+    table = findings_table(findings, trained_model)
+    return dg.MaterializeResult(
+        value=table,
+        metadata={
+            "version": trained_model.version,
+            "data_origin": trained_model.data_origin,
+            "test_rows": scored.height,
+            **{x.metric: x.value for x in findings if x.subgroup == "overall" and x.value is not None},
+            "calibration": picture(calibration_figure(calibration_curve(outcome, risk)), "calibration curve"),
+            "dagster/column_schema": described(table),
+        },
+    )
+
+
+@dg.asset(deps=["training_set"], kinds={"html"}, tags=DEVELOPMENT, metadata={"lake/replace_by": "version"})
+def validation_report(
+    protocol: ModelProtocol,
+    evaluation: pl.DataFrame,
+    trained_model: ModelVersion,
+    home: HomeResource,
+    lake: LakeResource,
+    registry: RegistryResource,
+) -> dg.MaterializeResult[pl.DataFrame]:
+    """Each limit of the protocol beside what was measured, with its judgement; and the report that people sign."""
+    findings = findings_of(evaluation, trained_model, protocol)
+    released = released_versions(registry.open(), trained_model)
+    judged = judge(protocol.acceptance, findings, protocol.minimum_n, frozenset(released))
+    rows = lake.open().read(f"{protocol.model}.training_set", snapshot=trained_model.lake_snapshot)
+    test = rows.filter(pl.col("split") == "test")
+    risk = registry.open().load(trained_model, protocol.estimator).predict(test)
+    report = ValidationReport(
+        kind="candidate",
+        protocol=protocol,
+        version=trained_model,
+        findings=findings,
+        judged=judged,
+        calibration=calibration_curve(test[protocol.outcome.column], risk),
+        cohort=count_splits(rows, protocol),
+        data_origin=trained_model.data_origin,
+        created_at=datetime.now(UTC),
+        champion_version=released[CHAMPION].version if CHAMPION in released else None,
+        lake_snapshot=trained_model.lake_snapshot,
+        calendar_note=CALENDAR_NOTE,
+    )
+    path = home.open().report(protocol.model, trained_model.version)
+    write_atomically(path, render(report))
+    table = report_table(judged, trained_model, hash_file(path))
+    blocking = [item.reason for item in judged if item.blocks_release]
+    return dg.MaterializeResult(
+        value=table,
+        metadata={
+            "version": trained_model.version,
+            "passes": not blocking,
+            "blocking": dg.MetadataValue.md("\n".join(f"- {reason}" for reason in blocking) or "nothing"),
+            "report": dg.MetadataValue.path(path),
+            "report_sha256": table["report_sha256"][0],
+            "limits": markdown_table(table.select("metric", "subgroup", "limit", "value", "low", "high", "judgement")),
+            "dagster/column_schema": described(table),
+        },
+    )

@@ -1,0 +1,51 @@
+"""What opens an incident by itself: a run that failed.
+
+Belongs here: the sensor, and how a failure becomes an incident. Does not belong here: what an incident is.
+"""
+
+import dagster as dg
+from dagster._utils.error import SerializableErrorInfo
+
+from clinical_assets.governance.incidents import INCIDENT_DESCRIPTIONS, Incident, incident_table
+from clinical_assets.lifecycle.automation import MODEL
+from clinical_assets.resources.lake_io_manager import LakeResource
+
+INCIDENT_TABLE = "governance.incident"
+
+
+@dg.run_failure_sensor(
+    name="incident_on_failure",
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    minimum_interval_seconds=15,
+    monitor_all_code_locations=False,
+    description="Opens an incident for every failed run, with the step and the error.",
+)
+def incident_on_failure(context: dg.RunFailureSensorContext, lake: LakeResource) -> None:
+    """Open an incident for a failed run."""
+    run, steps = context.dagster_run, context.get_step_failure_events()
+    data = steps[0].step_failure_data if steps else None
+    incident = Incident.of_failed_run(
+        model=run.tags.get(MODEL, "platform"),
+        run_id=run.run_id,
+        job=run.job_name,
+        step=(steps[0].step_key if steps else None) or "none",
+        error=describe_error(data.error if data else None) or "the run ended before any step did",
+    )
+    rows = incident_table([incident])
+    lake.open().append(
+        INCIDENT_TABLE, rows, author=run.run_id, message=f"incident {incident.incident_id}", comments=INCIDENT_DESCRIPTIONS
+    )
+
+
+def describe_error(error: SerializableErrorInfo | None) -> str:
+    """An error as an incident may show it: our own words in full, of any other error the class alone.
+
+    A library's message may quote a row; ours never do.
+    """
+    while error is not None and error.cause is not None:
+        error = error.cause
+    if error is None:
+        return ""
+    if error.message.startswith("clinical_assets."):
+        return error.message.strip()
+    return f"{error.cls_name or 'an error'} (its message is kept in the run's log alone)"

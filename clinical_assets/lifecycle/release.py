@@ -1,0 +1,102 @@
+"""From a signed candidate to what is live: sign_off, release, and the champion's monthly predictions.
+
+Belongs here: the assets of release. Does not belong here: how a signature is made or verified.
+"""
+
+from datetime import UTC, datetime
+
+import dagster as dg
+import polars as pl
+
+from clinical_assets.learning.scoring import SCORE_COLUMNS, score
+from clinical_assets.lifecycle.candidate import check_sign_offs, reasons_against_release, release_row, sign_off_table
+from clinical_assets.lifecycle.catalogue import COLUMN_DESCRIPTIONS, described, markdown_table
+from clinical_assets.lifecycle.conditions import DEVELOPMENT, SCORING
+from clinical_assets.lifecycle.data import MONTHS
+from clinical_assets.protocol import ModelProtocol, ModelVersion
+from clinical_assets.resources.lake_io_manager import LakeResource
+from clinical_assets.resources.platform import ALIAS, HomeResource, RegistryResource
+from clinical_assets.resources.registry import CHAMPION
+
+
+class ReleaseRefused(RuntimeError):
+    """A candidate may not be released; the message gives every reason."""
+
+
+@dg.asset(kinds={"ed25519"}, tags=DEVELOPMENT, metadata={"lake/replace_by": "version"})
+def sign_off(
+    protocol: ModelProtocol, validation_report: pl.DataFrame, trained_model: ModelVersion, home: HomeResource
+) -> dg.MaterializeResult[pl.DataFrame]:
+    """Every signature on the candidate, by whom, in which role, with which decision, and whether it counts."""
+    checked = check_sign_offs(home.open(), protocol, trained_model, validation_report)
+    table = sign_off_table(checked, trained_model)
+    return dg.MaterializeResult(
+        value=table,
+        metadata={
+            "version": trained_model.version,
+            "signatures": markdown_table(table.select("role", "signer", "decision", "reason", "signed_at", "fault")),
+            "dagster/column_schema": described(table),
+        },
+    )
+
+
+@dg.asset(
+    deps=["sign_off", "validation_report"],
+    kinds={"mlflow"},
+    tags=DEVELOPMENT,
+    metadata={ALIAS: CHAMPION},
+    io_manager_key="model_version_io",
+)
+def release(
+    context: dg.AssetExecutionContext,
+    protocol: ModelProtocol,
+    trained_model: ModelVersion,
+    home: HomeResource,
+    lake: LakeResource,
+    registry: RegistryResource,
+) -> dg.MaterializeResult[ModelVersion]:
+    """The released version: the only act that moves `champion`, and only if the report passes and every role signed."""
+    report = lake.open().read(f"{protocol.model}.validation_report", where={"version": trained_model.version})
+    registry.open().load(trained_model, protocol.estimator)
+    if reasons := reasons_against_release(home.open(), protocol, trained_model, report):
+        raise ReleaseRefused(f"{protocol.model} version {trained_model.version} is not released: {'; '.join(reasons)}")
+    previous = registry.open().find(protocol.model, CHAMPION)
+    row = release_row(trained_model, previous, report, datetime.now(UTC))
+    lake.open().write_table(
+        f"{protocol.model}.release",
+        row,
+        replace_by="version",
+        author=context.run_id,
+        message=f"release of version {trained_model.version}",
+        comments={name: COLUMN_DESCRIPTIONS[name] for name in row.columns},
+    )
+    registry.open().release(trained_model)
+    return dg.MaterializeResult(
+        value=trained_model,
+        metadata={
+            "version": trained_model.version,
+            "previous_champion": previous.version if previous else "none",
+            "artefact_sha256": trained_model.artefact_sha256,
+            "report_sha256": row["report_sha256"][0],
+            "protocol_sha256": protocol.sha256,
+        },
+    )
+
+
+@dg.asset(partitions_def=MONTHS, automation_condition=SCORING, kinds={"polars", "duckdb"})
+def predictions(
+    protocol: ModelProtocol, features: pl.DataFrame, release: ModelVersion, registry: RegistryResource
+) -> dg.MaterializeResult[pl.DataFrame]:
+    """The champion's risk for every prediction unit of the month, and who is alerted."""
+    scored = score(registry.open().load(release, protocol.estimator), features, release)
+    table = scored.select(protocol.unit, protocol.patient, "month", protocol.index_time, *SCORE_COLUMNS, "data_origin")
+    return dg.MaterializeResult(
+        value=table,
+        metadata={
+            "model_version": release.version,
+            "alerts_per_100": 100 * float(table["alerted"].mean() or 0.0),
+            "mean_risk": float(table["risk"].mean() or 0.0),
+            "latency_ms_per_1000": float(table["latency_ms_per_1000"][0]),
+            "dagster/column_schema": described(table),
+        },
+    )

@@ -1,0 +1,84 @@
+"""What follows from verdicts: at most one retraining, with its reason, or the reason why there is none.
+
+Belongs here: the rule from verdicts to a repair. Does not belong here: any statistic, and how a run is started.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+
+from clinical_assets.protocol import Verdict
+
+RETRAINING_VERDICTS = frozenset({Verdict.POPULATION_SHIFT, Verdict.CONCEPT_SHIFT})
+MAXIMUM_ATTEMPTS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class DriftNotice:
+    """One drift report as the rule sees it: the month, the version that it judged, and the verdict with its reason."""
+
+    month: date
+    champion_version: int
+    verdict: Verdict
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RetrainingHistory:
+    """What was retrained for drift so far, from the run records: never from what a sensor remembers."""
+
+    in_flight: bool
+    last_month: date | None
+    failed_months: tuple[date, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RepairDecision:
+    """Retrain for one notice, or nothing; why, in sentences with numbers; and the notices that are still to be decided."""
+
+    retrain_for: DriftNotice | None
+    reasons: tuple[str, ...]
+    pending: tuple[DriftNotice, ...]
+
+
+def decide_repair(
+    notices: Sequence[DriftNotice],
+    champion_version: int | None,
+    newest_month: date,
+    cool_down_days: int,
+    history: RetrainingHistory,
+) -> RepairDecision:
+    """The smallest repair that the notices call for, at most one retraining for all of them.
+
+    The cool-down runs on the calendar of the data, from the month of the last retraining for drift to the newest month
+    reported. Notices that fall into it, or that come while a retraining is in flight, stay pending; a notice about a
+    version that is no longer the champion is dropped, since the repair has happened.
+    """
+    reasons: list[str] = []
+    shifted: list[DriftNotice] = []
+    for notice in sorted(notices, key=lambda notice: notice.month):
+        if notice.verdict not in RETRAINING_VERDICTS:
+            reasons.append(f"{notice.month:%Y-%m} {notice.verdict.value}: {notice.reason}")
+        elif notice.champion_version != champion_version:
+            reasons.append(
+                f"{notice.month:%Y-%m} {notice.verdict.value} was about version {notice.champion_version}; "
+                f"version {champion_version} has been released since"
+            )
+        else:
+            shifted.append(notice)
+    if not shifted:
+        return RepairDecision(None, tuple(reasons), ())
+    latest, pending = shifted[-1], tuple(shifted)
+    if history.in_flight:
+        reason = f"{len(shifted)} shifted months wait: a retraining is in flight"
+        return RepairDecision(None, (*reasons, reason), pending)
+    if history.last_month is not None and (days := (newest_month - history.last_month).days) < cool_down_days:
+        reason = (
+            f"{len(shifted)} shifted months wait: the last retraining for drift was for {history.last_month:%Y-%m}, "
+            f"{days} days before {newest_month:%Y-%m}, and the cool-down is {cool_down_days} days"
+        )
+        return RepairDecision(None, (*reasons, reason), pending)
+    if (attempts := history.failed_months.count(latest.month)) >= MAXIMUM_ATTEMPTS:
+        reason = f"{latest.month:%Y-%m}: {attempts} retrainings failed; see the incidents"
+        return RepairDecision(None, (*reasons, reason), ())
+    return RepairDecision(latest, (*reasons, f"{latest.month:%Y-%m} {latest.verdict.value}: {latest.reason}"), ())

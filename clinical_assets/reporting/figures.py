@@ -1,0 +1,175 @@
+"""Figures of reports and of asset metadata, drawn from findings and evidence tables.
+
+Belongs here: drawing. Does not belong here: computing what is drawn. Only matplotlib's object interface is used, so
+that two runs in one process share no state.
+"""
+
+import base64
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from clinical_assets.protocol import Finding
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK = "#1d2b33"
+MUTED = "#5b6b74"
+RULE = "#d5dde1"
+ACCENT = "#1f5f7a"
+ALARM = "#b23a1e"
+
+WIDTH_INCHES = 4.9
+"""Narrow, so that the text stays legible on a telephone."""
+
+MOST_BARS = 15
+
+STATISTIC_WORDS = {
+    "psi": "PSI",
+    "missing_rate_change": "missing rate",
+    "unseen_rate": "unseen values",
+    "out_of_range_rate": "out of range",
+}
+
+
+def calibration_figure(calibration: pl.DataFrame) -> "Figure":
+    """Observed rates with 95 % intervals against mean predicted risks, beside the line of perfect calibration.
+
+    Args:
+        calibration: One row per risk bin: `mean_risk`, `observed_rate`, `low`, `high` (0 to 1) and `n`.
+    """
+    bins = calibration.drop_nulls(["mean_risk", "observed_rate"])
+    figure, axes = _figure(height=4.4)
+    highest = bins.select(pl.max_horizontal("mean_risk", "observed_rate", "high").max()).item()
+    reach = min(1.0, 1.08 * highest) if highest else 1.0
+    axes.plot([0, reach], [0, reach], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+    axes.text(0.97 * reach, 0.05 * reach, "dashed: observed = predicted", ha="right", color=MUTED)
+    measured = bins.drop_nulls(["low", "high"])
+    axes.vlines(measured["mean_risk"], measured["low"], measured["high"], color=ACCENT, linewidth=1.6)
+    axes.plot(bins["mean_risk"], bins["observed_rate"], color=ACCENT, linewidth=0.8, alpha=0.6)
+    axes.plot(bins["mean_risk"], bins["observed_rate"], "o", color=ACCENT, markersize=5.5, markeredgecolor="white")
+    axes.set(xlim=(0, reach), ylim=(0, reach), xlabel="Mean predicted risk", ylabel="Observed rate (95 % interval)")
+    _show_percent(axes)
+    axes.grid(color=RULE, linewidth=0.5)
+    return figure
+
+
+def subgroup_forest(findings: Sequence[Finding], metric: str) -> "Figure":
+    """One metric overall and in every subgroup, with 95 % intervals and n; the overall value runs through as a line.
+
+    Subgroups in which the metric is undefined are listed as such. A metric without any finding gives an empty figure.
+    """
+    rows = sorted(
+        (finding for finding in findings if finding.metric == metric),
+        key=lambda finding: (finding.subgroup != "overall", finding.subgroup),
+    )
+    figure, axes = _figure(height=0.75 + 0.25 * max(len(rows), 2))
+    edges = [edge for row in rows for edge in (row.value, row.low, row.high) if edge is not None]
+    if not edges:
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, f"{metric} was not measured", ha="center", color=MUTED, transform=axes.transAxes)
+        return figure
+    margin = 0.06 * (max(edges) - min(edges) or 1.0)
+    axes.set(xlim=(min(edges) - margin, max(edges) + margin), ylim=(len(rows) - 0.4, -0.6))
+    axes.set_yticks(range(len(rows)), [row.subgroup.replace("=", ": ") for row in rows])
+    for position, row in enumerate(rows):
+        place = {"va": "center", "fontsize": 8.5, "transform": axes.get_yaxis_transform()}
+        axes.text(1.42, position, f"{row.n:,}", ha="right", color=MUTED, **place)
+        colour = INK if row.subgroup == "overall" else ACCENT
+        if row.value is None:
+            axes.text(1.03, position, "undefined", color=MUTED, **place)
+            continue
+        if row.low is not None and row.high is not None:
+            axes.plot([row.low, row.high], [position, position], color=colour, linewidth=1.5, solid_capstyle="butt")
+        marker = "D" if row.subgroup == "overall" else "o"
+        axes.plot(row.value, position, marker, color=colour, markersize=5.5, markeredgecolor="white")
+        axes.text(1.03, position, f"{row.value:.3f}", color=colour, **place)
+    heading = {"va": "bottom", "fontsize": 8.5, "color": MUTED, "transform": axes.transAxes}
+    axes.text(1.03, 1.0, "value", **heading)
+    axes.text(1.42, 1.0, "n", ha="right", **heading)
+    if rows[0].subgroup == "overall" and rows[0].value is not None:
+        axes.axvline(rows[0].value, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), zorder=0)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x", color=RULE, linewidth=0.5)
+    return figure
+
+
+def drift_bars(columns: pl.DataFrame) -> "Figure":
+    """The comparisons nearest to or beyond their alarm, each value as a share of its critical value, at most fifteen.
+
+    Args:
+        columns: The table of a drift report: `column`, `statistic`, `value`, `critical`, `flagged`.
+    """
+    table = (
+        columns.drop_nulls(["value", "critical"])
+        .with_columns(share=pl.col("value") / pl.col("critical"))
+        .sort("share", "column", descending=[True, False])
+        .head(MOST_BARS)
+    )
+    figure, axes = _figure(height=0.9 + 0.27 * max(len(table), 2))
+    if table.is_empty():
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, "no column could be compared", ha="center", color=MUTED, transform=axes.transAxes)
+        return figure
+    colours = [ALARM if flagged else ACCENT for flagged in table["flagged"]]
+    axes.barh(range(len(table)), table["share"], height=0.62, color=colours)
+    axes.set_yticks(
+        range(len(table)),
+        [
+            f"{'▲ ' if flagged else ''}{column}, {STATISTIC_WORDS.get(statistic, statistic)}"
+            for column, statistic, flagged in table.select("column", "statistic", "flagged").iter_rows()
+        ],
+    )
+    for position, (value, critical) in enumerate(table.select("value", "critical").iter_rows()):
+        written = f"{value:.2f} / {critical:.2f}"
+        axes.text(1.03, position, written, va="center", fontsize=9, color=INK, transform=axes.get_yaxis_transform())
+    axes.axvline(1.0, color=INK, linewidth=1.1)
+    axes.set(ylim=(len(table) - 0.4, -0.6), xlim=(0, max(1.15, 1.05 * float(table["share"].to_numpy().max()))))
+    axes.set_xlabel("Value as a multiple of its critical value (line); ▲ flagged")
+    axes.tick_params(axis="y", length=0)
+    return figure
+
+
+def to_svg(figure: "Figure") -> str:
+    """The figure as an SVG element for an HTML page; its text stays text and takes the page's typeface."""
+    import matplotlib as mpl
+
+    drawing = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "clinical-assets"}):
+        figure.savefig(drawing, format="svg", bbox_inches="tight", metadata={"Date": None})
+    markup = drawing.getvalue()
+    return markup[markup.index("<svg") :]
+
+
+def to_png_data_uri(figure: "Figure") -> str:
+    """The figure as a `data:` address, to stand in markdown without a file."""
+    drawing = io.BytesIO()
+    figure.savefig(drawing, format="png", dpi=144, bbox_inches="tight")
+    return f"data:image/png;base64,{base64.b64encode(drawing.getvalue()).decode()}"
+
+
+def _figure(height: float) -> "tuple[Figure, Axes]":
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH_INCHES, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(MUTED)
+    axes.tick_params(colors=INK, labelsize=9)
+    axes.xaxis.label.set(color=INK, fontsize=9.5)
+    axes.yaxis.label.set(color=INK, fontsize=9.5)
+    return figure, axes
+
+
+def _show_percent(axes: "Axes") -> None:
+    from matplotlib.ticker import PercentFormatter
+
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=0, symbol=" %"))

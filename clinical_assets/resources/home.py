@@ -1,0 +1,180 @@
+"""The folder in which a platform keeps everything it writes: lake, registry, reports, keys, published file, Dagster's own state.
+
+Belongs here: where things lie and who may read them. Does not belong here: what is in them.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from clinical_assets.archives.archive import Archive, ArchiveError
+from clinical_assets.protocol import ModelProtocol, load_object
+
+PROJECT = Path(__file__).parents[2]
+
+DAGSTER_YAML = """\
+telemetry:
+  enabled: false
+run_monitoring:
+  enabled: true
+  start_timeout_seconds: 120
+concurrency:
+  runs:
+    max_concurrent_runs: 4
+    tag_concurrency_limits:
+      - key: clinical/retraining
+        value:
+          applyLimitPerUniqueValue: true
+        limit: 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The folder a platform writes to, and the folder in which it looks for publishers' archives."""
+
+    root: Path
+    raw: Path
+
+    @classmethod
+    def from_environment(cls) -> "Home":
+        """The home named by CLINICAL_HOME (default `data`) and the archives named by CLINICAL_RAW (default `data/raw`)."""
+        return cls(
+            Path(os.environ.get("CLINICAL_HOME") or "data").resolve(),
+            Path(os.environ.get("CLINICAL_RAW") or "data/raw").resolve(),
+        )
+
+    @property
+    def lake_catalogue(self) -> Path:
+        """The lake's catalogue; it holds the keys of the encrypted data files."""
+        return self.root / "lake" / "catalogue.sqlite"
+
+    @property
+    def lake_data(self) -> Path:
+        """The lake's encrypted Parquet files."""
+        return self.root / "lake" / "data"
+
+    @property
+    def registry_uri(self) -> str:
+        """The address of MLflow's tracking and registry database."""
+        return f"sqlite:///{self.root / 'registry' / 'mlflow.db'}"
+
+    @property
+    def registry_artefacts(self) -> Path:
+        """The folder of the registered models' files."""
+        return self.root / "registry" / "artefacts"
+
+    @property
+    def reports(self) -> Path:
+        """The folder of validation reports, `<model>/v<version>/`."""
+        return self.root / "reports"
+
+    @property
+    def analytics(self) -> Path:
+        """The DuckDB file that analysts open."""
+        return self.root / "analytics.duckdb"
+
+    @property
+    def sign_offs(self) -> Path:
+        """The folder of signed statements, `<model>/v<version>/`."""
+        return self.root / "governance" / "sign_offs"
+
+    @property
+    def signers(self) -> Path:
+        """The public keys and roles of those who may sign on this home alone; demonstration signers stand here."""
+        return self.root / "governance" / "signers.toml"
+
+    @property
+    def signer_files(self) -> tuple[Path, ...]:
+        """All files of signers: the one under version control, and this home's."""
+        return PROJECT / "governance" / "signers.toml", self.signers
+
+    def report(self, model: str, version: int) -> Path:
+        """The validation report of a version, that people sign."""
+        return self.reports / model / f"v{version}" / "validation_report.html"
+
+    @property
+    def keys(self) -> Path:
+        """The folder of this home's secrets; readable by its owner alone."""
+        return self.root / "keys"
+
+    @property
+    def pseudonym_key(self) -> Path:
+        """The key of the patients' pseudonyms."""
+        return self.keys / "pseudonym.key"
+
+    @property
+    def dagster(self) -> Path:
+        """Dagster's own state (DAGSTER_HOME)."""
+        return self.root / "dagster"
+
+    @property
+    def source(self) -> Path:
+        """The file that says which archive each model of this home is fed from."""
+        return self.root / "archives.json"
+
+    def prepare(self) -> None:
+        """Make the folders with their access rights and Dagster's settings; safe to repeat."""
+        for folder in (self.reports, self.sign_offs, self.dagster, self.registry_artefacts, self.lake_data):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.keys.mkdir(parents=True, exist_ok=True)
+        for private in (self.keys, self.lake_data.parent, self.registry_artefacts.parent):
+            private.chmod(0o700)
+        settings = self.dagster / "dagster.yaml"
+        if not settings.exists() or settings.read_text() != DAGSTER_YAML:
+            write_atomically(settings, DAGSTER_YAML)
+
+    def choose_archive(self, model: str, path: Path) -> None:
+        """Feed a model of this home from the archive at `path`, from now on; refuses to change a choice once made."""
+        choices = self._choices()
+        if choices.get(model, str(path)) != str(path):
+            raise ArchiveError(
+                f"{self.root} already holds {model} data from {choices[model]}, now asked for {path}; "
+                "choose another CLINICAL_HOME, or start over with `make clean-demo`"
+            )
+        if model not in choices:
+            self.root.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.source, json.dumps(choices | {model: str(path)}, indent=2, sort_keys=True) + "\n")
+
+    def chosen_archive(self, model: str) -> Path | None:
+        """The archive that was chosen for a model of this home, if any."""
+        chosen = self._choices().get(model)
+        return Path(chosen) if chosen else None
+
+    def archive_path(self, protocol: ModelProtocol) -> Path:
+        """The archive this home feeds a model from: the one chosen, else the one found in `raw`."""
+        if chosen := self.chosen_archive(protocol.model):
+            return chosen
+        published = load_object(protocol.archive)
+        if found := published.find(self.raw):
+            return found
+        raise ArchiveError(
+            f"no {published.title} archive in {self.raw}; run `clinical fetch {protocol.model}`, "
+            "set CLINICAL_RAW to the folder that holds it, or run `clinical demo --data simulated`"
+        )
+
+    def open_archive(self, protocol: ModelProtocol) -> Archive:
+        """The archive this home feeds a model from, opened and checked."""
+        return load_object(protocol.archive).open(self.archive_path(protocol))
+
+    def _choices(self) -> dict[str, str]:
+        return json.loads(self.source.read_text()) if self.source.exists() else {}
+
+
+def hash_file(path: Path) -> str:
+    """The sha256 of a file's content, as 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that a reader, or a kill at any moment, meets the old file or the new one whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

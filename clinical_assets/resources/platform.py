@@ -1,0 +1,117 @@
+"""The Dagster resources and IO managers that hand out the home, the registry, the protocol and the model versions.
+
+Belongs here: how a step gets hold of a plain object. Does not belong here: what the objects do.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from clinical_assets.protocol import ModelProtocol, ModelVersion
+from clinical_assets.resources.home import Home
+from clinical_assets.resources.registry import CHAMPION, EXPERIMENT, Registry
+
+if TYPE_CHECKING:
+    from dagster_mlflow.resources import MlFlow
+
+PROTOCOL_JSON = "protocol/json"
+ALIAS = "registry/alias"
+
+
+class HomeResource(dg.ConfigurableResource):
+    """The folder of this platform and the folder of the archives."""
+
+    root: str
+    raw: str
+
+    def open(self) -> Home:
+        """The home as a plain value."""
+        return Home(Path(self.root), Path(self.raw))
+
+
+class RegistryResource(dg.ConfigurableResource):
+    """The registry of model versions."""
+
+    uri: str
+    artefacts: str
+
+    def open(self) -> Registry:
+        """The registry as a plain value."""
+        return Registry(self.uri, Path(self.artefacts))
+
+
+class ProtocolIOManager(dg.IOManager):
+    """Hands a model's protocol to the assets that ask for it, from the definitions: no file, and fresh after an edit."""
+
+    def handle_output(self, context: dg.OutputContext, obj: ModelProtocol) -> None:
+        """Store nothing; the protocol stands in the definitions."""
+
+    def load_input(self, context: dg.InputContext) -> ModelProtocol:
+        """The protocol that the upstream asset's definition carries."""
+        upstream = context.upstream_output
+        if upstream is None or upstream.definition_metadata is None:
+            raise dg.DagsterInvariantViolationError("a protocol is loaded from the definition of a protocol asset")
+        return ModelProtocol.model_validate_json(upstream.definition_metadata[PROTOCOL_JSON])
+
+
+class ModelVersionIOManager(dg.ConfigurableIOManager):
+    """Hands on the version that an alias points to; the alias stands in the upstream asset's definition."""
+
+    registry: dg.ResourceDependency[RegistryResource]
+
+    def handle_output(self, context: dg.OutputContext, obj: ModelVersion) -> None:
+        """Store nothing; the version stands in the registry."""
+
+    def load_input(self, context: dg.InputContext) -> ModelVersion:
+        """The challenger or the champion, as the upstream asset's definition says."""
+        upstream = context.upstream_output
+        if upstream is None or upstream.definition_metadata is None:
+            raise dg.DagsterInvariantViolationError("a model version is loaded from an asset that registers one")
+        registry, model = self.registry.open(), upstream.asset_key.path[0]
+        if upstream.definition_metadata[ALIAS] == CHAMPION:
+            return registry.champion(model)
+        return registry.challenger(model)
+
+
+@dg.resource(description="An MLflow run of dagster-mlflow; opened in every step that asks for it, so only one may.")
+def mlflow_run(context: dg.InitResourceContext) -> Iterator["MlFlow"]:
+    """The MLflow run of this step; dagster-mlflow is imported only here, as it takes two seconds."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        from dagster_mlflow.resources import mlflow_tracking
+
+    yield from mlflow_tracking.resource_fn(context)  # pyright: ignore[reportCallIssue, reportOptionalCall]
+
+
+def mlflow_run_at(uri: str) -> dg.ResourceDefinition:
+    """The resource `mlflow`, pointed at one tracking database."""
+    from dagster import Field, Noneable, Permissive, StringSource
+
+    schema: dict[str, Any] = {
+        "experiment_name": Field(StringSource),
+        "mlflow_tracking_uri": Field(StringSource),
+        "parent_run_id": Field(Noneable(str), default_value=None, is_required=False),
+        "mlflow_run_id": Field(Noneable(str), default_value=None, is_required=False),
+        "env": Field(Permissive(), is_required=False),
+        "env_to_tag": Field(Noneable(list), default_value=None, is_required=False),
+        "extra_tags": Field(Permissive(), is_required=False),
+    }
+    return dg.ResourceDefinition(mlflow_run.resource_fn, config_schema=schema).configured(
+        {"experiment_name": EXPERIMENT, "mlflow_tracking_uri": uri}
+    )
+
+
+@contextmanager
+def finished_run(mlflow: "MlFlow") -> Iterator["MlFlow"]:
+    """Ends the MLflow run with the step: finished, or failed where the step raised."""
+    status = "FAILED"
+    try:
+        yield mlflow
+        status = "FINISHED"
+    finally:
+        mlflow.end_run(status)

@@ -1,0 +1,204 @@
+"""The registry of model versions in MLflow, as a plain object: register, look up by alias, load, release.
+
+Belongs here: everything that speaks to MLflow, but for the run that `trained_model` opens through dagster-mlflow.
+Does not belong here: whether a version may be released.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from datetime import date
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from clinical_assets.learning.estimator import LearningError, RiskEstimator
+from clinical_assets.learning.storage import load_estimator, save_estimator
+from clinical_assets.protocol import ModelProtocol, ModelVersion
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXPERIMENT = "clinical-assets"
+MODEL_CODE = Path(__file__).parent.parent / "learning" / "mlflow_model.py"
+CHALLENGER, CHAMPION, FIRST_RELEASE = "challenger", "champion", "first_release"
+
+
+class RegistryError(RuntimeError):
+    """The registry does not hold what was asked for; the message says what and the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """Model versions in an MLflow database, with their files in a folder beside it."""
+
+    uri: str
+    artefacts: Path
+
+    def prepare(self) -> None:
+        """Bring the database to MLflow's present schema and make the experiment; before any run, as runs may be parallel."""
+        client = self._client()
+        if client.get_experiment_by_name(EXPERIMENT) is None:
+            client.create_experiment(EXPERIMENT, artifact_location=self.artefacts.resolve().as_uri())
+
+    def register(
+        self,
+        estimator: RiskEstimator,
+        protocol: ModelProtocol,
+        threshold: float,
+        training_set: pl.DataFrame,
+        lake_snapshot: int,
+    ) -> ModelVersion:
+        """Log the estimator in the active MLflow run, register it as a new version, and make that the challenger.
+
+        The files hold no pickle, and the input example zeros only. The alias moves last, so that a failure leaves it.
+        """
+        import mlflow
+
+        model, run = protocol.model, mlflow.active_run()
+        if run is None:
+            raise RegistryError("a version is registered from within an MLflow run; there is none")
+        with tempfile.TemporaryDirectory() as folder:
+            artefact_sha256 = save_estimator(estimator, Path(folder) / "estimator")
+            mlflow.pyfunc.log_model(
+                name="model",
+                python_model=str(MODEL_CODE),
+                artifacts={"estimator": str(Path(folder) / "estimator")},
+                model_config={"estimator": protocol.estimator, "artefact_sha256": artefact_sha256},
+                input_example=_zeros(estimator, training_set),
+                pip_requirements=[
+                    f"{package}=={installed_version(package)}"
+                    for package in ("clinical-assets", "polars", "scikit-learn")
+                ],
+                registered_model_name=model,
+            )
+        client = self._client()
+        newest = max(int(found.version) for found in client.search_model_versions(f"run_id = '{run.info.run_id}'"))
+        version = ModelVersion(
+            model=model,
+            version=newest,
+            run_id=run.info.run_id,
+            artefact_sha256=artefact_sha256,
+            protocol_sha256=protocol.sha256,
+            threshold=threshold,
+            trained_through=training_set["month"].max(),  # pyright: ignore[reportArgumentType]
+            lake_snapshot=lake_snapshot,
+            data_origin=", ".join(sorted(training_set["data_origin"].unique())),
+        )
+        for name, value in asdict(version).items():
+            client.set_model_version_tag(model, str(newest), name, str(value))
+        client.set_registered_model_alias(model, CHALLENGER, str(newest))
+        return version
+
+    def find(self, model: str, alias: str) -> ModelVersion | None:
+        """The version an alias points to, or None where the model or the alias does not exist."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            found = self._client().get_model_version_by_alias(model, alias)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
+        return _from_tags(model, int(found.version), found.tags)
+
+    def champion(self, model: str) -> ModelVersion:
+        """The released version; raises RegistryError where nothing was released yet."""
+        if found := self.find(model, CHAMPION):
+            return found
+        raise RegistryError(
+            f"{model} has no champion yet: train a candidate, have it signed (`clinical sign {model} VERSION ...`) "
+            "and materialise its release"
+        )
+
+    def challenger(self, model: str) -> ModelVersion:
+        """The newest candidate; raises RegistryError where nothing was trained yet."""
+        if found := self.find(model, CHALLENGER):
+            return found
+        raise RegistryError(f"{model} has no candidate yet: materialise {model}/trained_model first")
+
+    def version(self, model: str, version: int) -> ModelVersion:
+        """One version by its number; raises RegistryError naming the versions there are."""
+        versions = self.versions(model)
+        for found in versions:
+            if found.version == version:
+                return found
+        known = ", ".join(str(found.version) for found in versions) or "none"
+        raise RegistryError(f"{model} has no version {version}; the registry holds: {known}")
+
+    def versions(self, model: str) -> list[ModelVersion]:
+        """Every complete version of a model, oldest first."""
+        found = self._client().search_model_versions(f"name = '{model}'")
+        complete = [item for item in found if {field.name for field in fields(ModelVersion)} <= set(item.tags)]
+        return sorted((_from_tags(model, int(v.version), v.tags) for v in complete), key=lambda v: v.version)
+
+    def load(self, version: ModelVersion, estimator: str) -> RiskEstimator:
+        """The version's estimator, of the class at this dotted path, once its files have proved to be those registered."""
+        try:
+            return load_estimator(self.files(version), version.artefact_sha256, estimator)
+        except LearningError as error:
+            raise RegistryError(f"{version.model} version {version.version}: {error}") from error
+
+    def files(self, version: ModelVersion) -> Path:
+        """The folder of the version's estimator files; raises RegistryError where it is gone."""
+        import mlflow
+        from mlflow.exceptions import MlflowException
+
+        with self._tracking():
+            try:
+                uri = f"models:/{version.model}/{version.version}"
+                folder = Path(mlflow.artifacts.download_artifacts(uri)) / "artifacts" / "estimator"
+            except (MlflowException, OSError) as error:
+                raise RegistryError(
+                    f"the files of {version.model} version {version.version} are gone; restore {self.artefacts} or "
+                    "roll back to another version"
+                ) from error
+        return folder
+
+    def release(self, version: ModelVersion) -> None:
+        """Make a version the champion, in one step; only the release asset calls this."""
+        client = self._client()
+        if self.find(version.model, FIRST_RELEASE) is None:
+            client.set_registered_model_alias(version.model, FIRST_RELEASE, str(version.version))
+        client.set_registered_model_alias(version.model, CHAMPION, str(version.version))
+
+    def _client(self) -> "MlflowClient":
+        from mlflow import MlflowClient
+
+        return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+
+    @contextmanager
+    def _tracking(self) -> Iterator[None]:
+        import mlflow
+
+        before = mlflow.get_tracking_uri()
+        mlflow.set_tracking_uri(self.uri)
+        try:
+            yield
+        finally:
+            mlflow.set_tracking_uri(before)
+
+
+def _zeros(estimator: RiskEstimator, training_set: pl.DataFrame) -> "pl.DataFrame":
+    row = training_set.select(estimator.feature_names).clear(1)
+    return row.select(
+        pl.lit("").alias(name) if dtype == pl.String else pl.lit(0).cast(dtype).alias(name)
+        for name, dtype in row.schema.items()
+    ).to_pandas()
+
+
+def _from_tags(model: str, version: int, tags: dict[str, str]) -> ModelVersion:
+    return ModelVersion(
+        model=model,
+        version=version,
+        run_id=tags["run_id"],
+        artefact_sha256=tags["artefact_sha256"],
+        protocol_sha256=tags["protocol_sha256"],
+        threshold=float(tags["threshold"]),
+        trained_through=date.fromisoformat(tags["trained_through"]),
+        lake_snapshot=int(tags["lake_snapshot"]),
+        data_origin=tags["data_origin"],
+    )

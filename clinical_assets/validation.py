@@ -1,0 +1,143 @@
+"""External validation: one version, scored on any archive in its publisher's layout, with everything measured.
+
+Belongs here: the way from a foreign archive to files a reviewer can read. Does not belong here: how anything is measured.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+
+from clinical_assets.archives.archive import MonthWindow
+from clinical_assets.archives.calendar import CALENDAR_NOTE, FIRST_MONTH, LAST_MONTH
+from clinical_assets.evaluation import calibration_curve, evaluate
+from clinical_assets.governance.pseudonyms import load_or_create_key, pseudonymise
+from clinical_assets.learning.scoring import score
+from clinical_assets.protocol import Finding, ModelProtocol, ModelVersion, load_object, month_after
+from clinical_assets.reporting.validation_report import ValidationReport, render
+from clinical_assets.resources.home import write_atomically
+from clinical_assets.resources.lake import Lake
+from clinical_assets.resources.registry import Registry
+
+FILES = ("predictions.parquet", "evaluation.json", "evaluation.csv", "report.html")
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalValidation:
+    """What an external validation found, on which data, and what a reader must know of it."""
+
+    data_origin: str
+    findings: list[Finding]
+    notes: tuple[str, ...]
+    files: tuple[str, ...]
+
+
+def validate_externally(
+    protocol: ModelProtocol, lake: Lake, registry: Registry, version: ModelVersion, source: Path, out: Path, key: Path
+) -> ExternalValidation:
+    """Score every eligible unit of an archive, measure on the patients that the version never learnt from, and write all.
+
+    `predictions.parquet` has a row a unit: pseudonyms, risk, prediction, outcome, `seen_in_training`. Raises ArchiveError,
+    LearningError or EvaluationError where the archive cannot be read, scored or measured; then nothing is written.
+    """
+    archive = load_object(protocol.archive).open(source)
+    rows = load_object(protocol.cohort)(archive, MonthWindow(FIRST_MONTH, month_after(LAST_MONTH)))
+    rows = pseudonymise(rows, (protocol.unit, protocol.patient), load_or_create_key(key))
+    rows = rows.with_columns(data_origin=pl.lit(archive.data_origin))
+    features = load_object(protocol.features)(rows) if protocol.features else rows
+    scored = score(registry.load(version, protocol.estimator), features, version)
+    scored = scored.with_columns(seen_in_training=pl.col(protocol.patient).is_in(learnt_from(lake, protocol, version)))
+    unseen = scored.filter(~pl.col("seen_in_training"))
+    measured = unseen if unseen.height else scored
+    outcome, risk = measured[protocol.outcome.column], measured["risk"]
+    subgroups = measured.select(protocol.subgroups)
+    findings = evaluate(outcome, risk, measured[protocol.patient], version.threshold, subgroups, protocol.minimum_n)
+    notes = (describe_overlap(scored, unseen, protocol),)
+    report = ValidationReport(
+        kind="external_validation",
+        protocol=protocol,
+        version=version,
+        findings=findings,
+        calibration=calibration_curve(outcome, risk),
+        cohort=count_cohort(scored, protocol),
+        data_origin=archive.data_origin,
+        created_at=datetime.now(UTC),
+        calendar_note=f"{CALENDAR_NOTE} {notes[0]}.",
+    )
+    result = ExternalValidation(archive.data_origin, findings, notes, FILES)
+    write(result, protocol, version, scored, render(report), out)
+    return result
+
+
+def count_cohort(scored: pl.DataFrame, protocol: ModelProtocol) -> pl.DataFrame:
+    """The rows of patients never seen and, apart, of those the version learnt from."""
+    part = pl.when("seen_in_training").then(pl.lit("seen in training")).otherwise(pl.lit("validated"))
+    return (
+        scored.group_by(part.alias("split"))
+        .agg(
+            pl.len().alias("rows"),
+            pl.col(protocol.patient).n_unique().alias("patients"),
+            pl.col(protocol.outcome.column).sum().cast(pl.Int64).alias("events"),
+            pl.col("month").min().alias("first_month"),
+            pl.col("month").max().alias("last_month"),
+        )
+        .sort("split", descending=True)
+    )
+
+
+def learnt_from(lake: Lake, protocol: ModelProtocol, version: ModelVersion) -> pl.Series:
+    """The pseudonyms of the patients whose rows the version was fitted or calibrated on."""
+    rows = lake.read(
+        f"{protocol.model}.training_set", snapshot=version.lake_snapshot, columns=[protocol.patient, "split"]
+    )
+    return rows.filter(pl.col("split") != "test")[protocol.patient].unique()
+
+
+def describe_overlap(scored: pl.DataFrame, unseen: pl.DataFrame, protocol: ModelProtocol) -> str:
+    """What a reader must know: on how many patients the figures rest, and whether the version learnt from any of them."""
+    patients, strangers = scored[protocol.patient].n_unique(), unseen[protocol.patient].n_unique()
+    if strangers == patients:
+        return f"measured on all {patients:,} patients, none of whom this version learnt from"
+    if strangers == 0:
+        return f"this version learnt from every one of the {patients:,} patients: these figures validate nothing"
+    return (
+        f"measured on the {strangers:,} of {patients:,} patients that this version did not learn from; "
+        "predictions.parquet holds all, marked by seen_in_training"
+    )
+
+
+def write(
+    result: ExternalValidation,
+    protocol: ModelProtocol,
+    version: ModelVersion,
+    scored: pl.DataFrame,
+    report: str,
+    out: Path,
+) -> None:
+    """Write the files of an external validation into `out`, each whole or not at all."""
+    out.mkdir(parents=True, exist_ok=True)
+    predictions = scored.select(
+        protocol.unit,
+        protocol.patient,
+        "risk",
+        pl.col("alerted").cast(pl.Int8).alias("prediction"),
+        pl.col(protocol.outcome.column).alias("outcome"),
+        "seen_in_training",
+        "data_origin",
+    )
+    temporary = out / ".predictions.parquet"
+    predictions.write_parquet(temporary)
+    temporary.replace(out / "predictions.parquet")
+    evaluation = {
+        "model": protocol.model,
+        "version": version.version,
+        "data_origin": result.data_origin,
+        "protocol": protocol.sha256,
+        "notes": list(result.notes),
+        "findings": [asdict(finding) for finding in result.findings],
+    }
+    write_atomically(out / "evaluation.json", json.dumps(evaluation, indent=2) + "\n")
+    write_atomically(out / "evaluation.csv", pl.DataFrame(evaluation["findings"]).write_csv())
+    write_atomically(out / "report.html", report)

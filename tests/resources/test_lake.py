@@ -1,0 +1,450 @@
+import os
+import subprocess
+import sys
+import threading
+import time
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from clinical_assets.resources.lake import Lake, LakeError
+from clinical_assets.resources.lake_engine import attempt
+
+JANUARY, FEBRUARY, MARCH = date(2025, 1, 1), date(2025, 2, 1), date(2025, 3, 1)
+RUN: Any = {"author": "run-1", "message": "{}"}
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake(str(tmp_path / "catalogue.sqlite"), tmp_path / "data")
+
+
+def stays(month: date, days: list[int]) -> pl.DataFrame:
+    return pl.DataFrame({"month": [month] * len(days), "days": days}, schema={"month": pl.Date, "days": pl.Int64})
+
+
+def days(lake: Lake, month: date | None = None, snapshot: int | None = None) -> list[int]:
+    return sorted(lake.read("toy.stays", month=month, snapshot=snapshot)["days"].to_list())
+
+
+def test_a_month_written_again_replaces_that_month_alone(lake: Lake) -> None:
+    lake.write_month("toy.stays", JANUARY, stays(JANUARY, [1, 2]), **RUN)
+    lake.write_month("toy.stays", FEBRUARY, stays(FEBRUARY, [3]), **RUN)
+    commit = lake.write_month("toy.stays", JANUARY, stays(JANUARY, [4, 5, 6]), **RUN)
+
+    assert commit.rows == 3
+    assert days(lake, JANUARY) == [4, 5, 6]
+    assert days(lake, FEBRUARY) == [3]
+    assert lake.months("toy.stays") == [JANUARY, FEBRUARY]
+
+
+def test_types_come_back_as_they_were_written(lake: Lake) -> None:
+    moment = datetime(2025, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
+    frame = pl.DataFrame(
+        {
+            "month": [JANUARY, JANUARY],
+            "i8": pl.Series([1, None], dtype=pl.Int8),
+            "u16": pl.Series([1, None], dtype=pl.UInt16),
+            "u64": pl.Series([1, None], dtype=pl.UInt64),
+            "f32": pl.Series([0.5, None], dtype=pl.Float32),
+            "f64": [float("inf"), None],
+            "flag": [True, None],
+            "text": ["x'y\"z", None],
+            "bytes": [b"\x00\xff", None],
+            "in_utc": pl.Series([moment, None], dtype=pl.Datetime("us", "UTC")),
+            "local": [moment.replace(tzinfo=None), None],
+            "in_ns": pl.Series([moment.replace(tzinfo=None), None], dtype=pl.Datetime("ns")),
+            "amount": pl.Series([Decimal("1.20"), None], dtype=pl.Decimal(10, 2)),
+            "list": [[1.0, 2.0], None],
+            "pair": [{"low": 0.1, "n": 3}, None],
+        }
+    )
+    lake.write_month("toy.types", JANUARY, frame, **RUN)
+
+    assert_frame_equal(lake.read("toy.types"), frame, check_row_order=False)
+
+
+def test_categories_come_back_as_text_and_an_undefined_number_stays_apart_from_a_missing_one(lake: Lake) -> None:
+    frame = pl.DataFrame(
+        {
+            "sex": pl.Series(["f", None, "m"], dtype=pl.Categorical),
+            "band": pl.Series(["old", None, "old"], dtype=pl.Enum(["young", "old"])),
+            "ratio": [float("nan"), None, 1.0],
+        }
+    )
+    lake.write_table("toy.categories", frame, **RUN)
+
+    back = lake.read("toy.categories")
+    assert back.schema == {"sex": pl.String, "band": pl.String, "ratio": pl.Float64}
+    assert back.sort("sex", nulls_last=False)["sex"].to_list() == [None, "f", "m"]
+    assert (back["ratio"].is_nan().sum(), back["ratio"].null_count()) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pl.Series("bad", [None], dtype=pl.Null),
+        pl.Series("bad", [timedelta(days=1)]),
+        pl.Series("bad", [datetime(2025, 1, 1).time()]),
+        pl.Series("bad", [[datetime(2025, 1, 1).time()]]),
+        pl.Series("bad", [[1.0, 2.0]], dtype=pl.Array(pl.Float64, 2)),
+        pl.Series("bad", [1], dtype=pl.Int128),
+        pl.Series("bad", [datetime(2025, 1, 1)]).dt.replace_time_zone("Europe/Berlin"),
+        pl.Series("bad", [datetime(2025, 1, 1)], dtype=pl.Datetime("ns")).dt.replace_time_zone("UTC"),
+    ],
+    ids=lambda column: str(column.dtype),
+)
+def test_a_type_that_would_come_back_as_another_is_refused(lake: Lake, column: pl.Series) -> None:
+    with pytest.raises(LakeError, match=r"toy.stays: the lake cannot keep the types of bad \("):
+        lake.write_month("toy.stays", JANUARY, stays(JANUARY, [1]).with_columns(column), **RUN)
+    assert not lake.exists("toy.stays")
+
+
+def test_columns_that_differ_only_in_case_are_refused_not_renamed(lake: Lake) -> None:
+    with pytest.raises(LakeError, match="must differ in more than upper and lower case"):
+        lake.write_month("toy.stays", JANUARY, stays(JANUARY, [1]).with_columns(DAYS=2), **RUN)
+
+
+def test_rows_of_another_month_are_refused_with_their_number(lake: Lake) -> None:
+    frame = pl.concat([stays(JANUARY, [1]), stays(FEBRUARY, [2, 3])])
+    with pytest.raises(LakeError, match=r"toy.stays: 2 of 3 rows are not of month 2025-01"):
+        lake.write_month("toy.stays", JANUARY, frame, **RUN)
+    with pytest.raises(LakeError, match=r"toy.stays: 1 of 1 rows are not of month 2025-01"):
+        lake.write_month("toy.stays", JANUARY, stays(JANUARY, [1]).with_columns(month=pl.lit(None, pl.Date)), **RUN)
+
+
+def test_a_month_without_rows_is_not_written(lake: Lake) -> None:
+    with pytest.raises(LakeError, match=r"toy.stays: no rows for month 2025-01"):
+        lake.write_month("toy.stays", JANUARY, stays(JANUARY, []), **RUN)
+    with pytest.raises(LakeError, match="is not the first of a month"):
+        lake.write_month("toy.stays", date(2025, 1, 2), stays(JANUARY, [1]), **RUN)
+    with pytest.raises(LakeError, match="needs a column `month` of type Date"):
+        lake.write_month("toy.stays", JANUARY, pl.DataFrame({"days": [1]}), **RUN)
+
+
+def test_reading_a_month_never_written_is_an_error_that_says_which_are(lake: Lake) -> None:
+    lake.write_month("toy.stays", JANUARY, stays(JANUARY, [1]), **RUN)
+    lake.write_month("toy.stays", FEBRUARY, stays(FEBRUARY, [1]), **RUN)
+
+    expected = r"toy.stays has no rows for 2025-03; materialise 2025-03 first; months present: 2025-01..2025-02"
+    with pytest.raises(LakeError, match=expected):
+        lake.read("toy.stays", month=MARCH)
+    with pytest.raises(LakeError, match=expected):
+        lake.read("toy.stays", months=[JANUARY, MARCH])
+    with pytest.raises(LakeError, match="no month is asked for"):
+        lake.read("toy.stays", months=[])
+    assert lake.read("toy.stays", months=[JANUARY, FEBRUARY]).height == 2
+
+
+def test_reading_what_does_not_exist_is_an_error(lake: Lake) -> None:
+    first = lake.write_month("toy.stays", JANUARY, stays(JANUARY, [1]), **RUN)
+    lake.write_table("toy.later", stays(JANUARY, [1]), **RUN)
+
+    with pytest.raises(LakeError, match=r"there is no table toy.nothing; materialise it first"):
+        lake.read("toy.nothing")
+    with pytest.raises(LakeError, match=r"there is no table toy.nothing"):
+        lake.months("toy.nothing")
+    with pytest.raises(LakeError, match=rf"there is no table toy.later at snapshot {first.snapshot}"):
+        lake.read("toy.later", snapshot=first.snapshot)
+    with pytest.raises(LakeError, match=r"toy.stays: there is no snapshot 999"):
+        lake.read("toy.stays", snapshot=999)
+    with pytest.raises(LakeError, match=r"toy.stays: no column age; it has month, days"):
+        lake.read("toy.stays", columns=["age"])
+    with pytest.raises(LakeError, match=r"toy.stays: no column age"):
+        lake.read("toy.stays", where={"age": 3})
+    assert (lake.exists("toy.nothing"), lake.exists("toy.stays")) == (False, True)
+    assert lake.tables() == ["toy.later", "toy.stays"]
+
+
+def test_a_read_can_be_limited_to_columns_and_rows(lake: Lake) -> None:
+    frame = pl.DataFrame({"version": [1, 2, 2], "metric": ["auroc", "auroc", "brier"], "value": [0.6, 0.7, 0.1]})
+    lake.write_table("toy.evaluation", frame, **RUN)
+
+    found = lake.read("toy.evaluation", columns=["value"], where={"version": 2, "metric": "auroc"})
+    assert_frame_equal(found, pl.DataFrame({"value": [0.7]}))
+    assert lake.read("toy.evaluation", where={"version": 3}).is_empty()
+
+
+def test_a_pinned_snapshot_shows_the_table_as_it_was(lake: Lake) -> None:
+    before = lake.write_month("toy.stays", JANUARY, stays(JANUARY, [1]), **RUN)
+    lake.write_month("toy.stays", JANUARY, stays(JANUARY, [2]), **RUN)
+    lake.write_month("toy.stays", FEBRUARY, stays(FEBRUARY, [3]), **RUN)
+
+    assert days(lake, snapshot=before.snapshot) == [1]
+    assert days(lake) == [2, 3]
+    with pytest.raises(LakeError, match="no rows for 2025-02"):
+        lake.read("toy.stays", month=FEBRUARY, snapshot=before.snapshot)
+
+
+def test_a_new_column_is_added_and_empty_in_the_months_before(lake: Lake) -> None:
+    lake.write_month("toy.stays", JANUARY, stays(JANUARY, [1]), **RUN)
+    wider = stays(FEBRUARY, [2]).with_columns(age=pl.lit(70, pl.Int16))
+    lake.write_month("toy.stays", FEBRUARY, wider, comments={"age": "Age (years)"}, **RUN)
+
+    assert sorted(lake.read("toy.stays").select("days", "age").rows()) == [(1, None), (2, 70)]
+    assert lake.read("toy.stays").schema["age"] == pl.Int16
+
+
+@pytest.mark.parametrize("write", ["write_month", "append", "replace_by"])
+def test_a_lost_column_or_a_changed_type_is_refused_and_changes_nothing(lake: Lake, write: str) -> None:
+    def put(frame: pl.DataFrame) -> None:
+        if write == "write_month":
+            lake.write_month("toy.stays", JANUARY, frame, **RUN)
+        elif write == "append":
+            lake.append("toy.stays", frame, **RUN)
+        else:
+            lake.write_table("toy.stays", frame, replace_by="month", **RUN)
+
+    put(stays(JANUARY, [1]))
+    with pytest.raises(LakeError, match=r"toy.stays: the frame lacks days \(BIGINT\), which the table has"):
+        put(stays(JANUARY, [1]).drop("days").with_columns(other=1))
+    with pytest.raises(LakeError, match=r"toy.stays: column days is VARCHAR in the frame and BIGINT in the table"):
+        put(stays(JANUARY, [1]).with_columns(pl.col("days").cast(pl.String), other=1))
+    assert lake.read("toy.stays").rows() == [(JANUARY, 1)]
+    assert lake.read("toy.stays").columns == ["month", "days"]
+
+
+def test_a_table_replaced_as_a_whole_may_change_its_columns_and_keeps_its_past(lake: Lake) -> None:
+    before = lake.write_table("toy.stays", stays(JANUARY, [1]), **RUN)
+    after = lake.write_table("toy.stays", pl.DataFrame({"score": [0.5]}), description="Scores", **RUN)
+
+    assert lake.read("toy.stays").rows() == [(0.5,)]
+    assert days(lake, snapshot=before.snapshot) == [1]
+    assert lake.write_table("toy.stays", pl.DataFrame({"score": [0.7]}), **RUN).snapshot == after.snapshot + 1
+    assert lake.read("toy.stays").rows() == [(0.7,)]
+
+
+def test_replacing_by_version_keeps_the_other_versions(lake: Lake) -> None:
+    lake.write_table("toy.findings", pl.DataFrame({"version": [1, 2], "n": [10, 20]}), replace_by="version", **RUN)
+    lake.write_table("toy.findings", pl.DataFrame({"version": [2, 3], "n": [21, 30]}), replace_by="version", **RUN)
+
+    assert sorted(lake.read("toy.findings").rows()) == [(1, 10), (2, 21), (3, 30)]
+    with pytest.raises(LakeError, match="1 rows have no version"):
+        lake.write_table("toy.findings", pl.DataFrame({"version": [2, None], "n": [1, 1]}), replace_by="version", **RUN)
+    with pytest.raises(LakeError, match="no rows, so it is unknown which version"):
+        lake.write_table("toy.findings", lake.read("toy.findings").clear(), replace_by="version", **RUN)
+    with pytest.raises(LakeError, match="lacks the column role"):
+        lake.write_table("toy.findings", lake.read("toy.findings"), replace_by="role", **RUN)
+
+
+def test_appending_removes_nothing(lake: Lake) -> None:
+    lake.append("toy.ledger", pl.DataFrame({"entry": ["a"]}), **RUN)
+    lake.append("toy.ledger", pl.DataFrame({"entry": ["b"]}), **RUN)
+
+    assert sorted(lake.read("toy.ledger")["entry"].to_list()) == ["a", "b"]
+    with pytest.raises(LakeError, match="no rows to append"):
+        lake.append("toy.ledger", pl.DataFrame({"entry": []}, schema={"entry": pl.String}), **RUN)
+
+
+def test_a_table_without_rows_can_be_kept_and_writing_it_again_changes_nothing(lake: Lake) -> None:
+    empty = pl.DataFrame(schema={"role": pl.String})
+    first = lake.write_table("toy.sign_off", empty, **RUN)
+    lake.write_table("toy.other", stays(JANUARY, [1]), **RUN)
+    again = lake.write_table("toy.sign_off", empty, **RUN)
+
+    assert_frame_equal(lake.read("toy.sign_off"), empty)
+    assert (first.rows, again.snapshot) == (0, lake.latest_snapshot())
+
+
+def comments(lake: Lake) -> tuple[list[tuple[str]], list[tuple[str, str]]]:
+    with lake.cursor() as cursor:
+        tables = cursor.execute("SELECT comment FROM duckdb_tables() WHERE table_name = 'stays'").fetchall()
+        columns = "SELECT column_name, comment FROM duckdb_columns() WHERE table_name = 'stays' ORDER BY column_index"
+        return tables, cursor.execute(columns).fetchall()
+
+
+def test_tables_and_columns_carry_their_descriptions(lake: Lake) -> None:
+    said = {"month": "First of the month", "days": "Patient's stay (days)"}
+    lake.write_month("toy.stays", JANUARY, stays(JANUARY, [1]), description="One row a stay", comments=said, **RUN)
+    assert comments(lake) == ([("One row a stay",)], list(said.items()))
+
+    lake.write_month("toy.stays", JANUARY, stays(JANUARY, [1]), comments={"days": "Stay (days)"}, **RUN)
+    assert comments(lake) == ([("One row a stay",)], [("month", "First of the month"), ("days", "Stay (days)")])
+
+    with pytest.raises(LakeError, match="comments on columns the frame does not have: age"):
+        lake.write_month("toy.stays", JANUARY, stays(JANUARY, [1]), comments={"age": "Age (years)"}, **RUN)
+
+
+def test_the_same_description_again_does_not_alter_the_table(lake: Lake) -> None:
+    for _ in range(2):
+        said = {"days": "Stay (days)"}
+        lake.write_month("toy.stays", JANUARY, stays(JANUARY, [1]), description="Stays", comments=said, **RUN)
+
+    with lake.cursor() as cursor:
+        changes = cursor.execute("SELECT changes FROM lake.snapshots() ORDER BY snapshot_id DESC LIMIT 1").fetchall()
+    assert "tables_inserted_into" in changes[0][0]
+    assert "tables_altered" not in changes[0][0]
+
+
+def test_snapshots_tell_author_and_message(lake: Lake) -> None:
+    commit = lake.write_month(
+        "toy.stays", JANUARY, stays(JANUARY, [1]), author="o'run", message='{"asset": "toy/stays"}'
+    )
+
+    last = lake.snapshots().row(-1, named=True)
+    assert (last["snapshot"], last["author"], last["message"]) == (commit.snapshot, "o'run", '{"asset": "toy/stays"}')
+    assert abs(datetime.now(UTC) - last["committed_at"]) < timedelta(minutes=1)
+
+
+def test_the_snapshot_of_a_commit_is_its_own_also_among_threads(lake: Lake) -> None:
+    commits: dict[str, int] = {}
+    lake.tables()
+
+    def write(name: str) -> None:
+        for turn in range(4):
+            author = f"{name}-{turn}"
+            frame = pl.DataFrame({"x": [turn]})
+            commits[author] = lake.write_table(f"toy.{name}", frame, author=author, message="").snapshot
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in ("a", "b", "c")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    told = lake.snapshots().drop_nulls("author")
+    assert commits == dict(zip(told["author"], told["snapshot"], strict=True))
+    assert len(commits) == 12
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["stays", "toy.stays.x", "Toy.stays", 'toy."stays"', "toy.stays; DROP TABLE toy.stays", "toy.", "", "toy.a\n"],
+)
+def test_names_that_are_no_identifiers_never_reach_the_engine(lake: Lake, name: str) -> None:
+    with pytest.raises(LakeError, match="is no name of a table"):
+        lake.read(name)
+    with pytest.raises(LakeError, match="is no name of a table"):
+        lake.write_table(name, stays(JANUARY, [1]), **RUN)
+    with pytest.raises(LakeError, match="is no name of a table"):
+        lake.exists(name)
+
+
+def test_a_column_may_have_any_name(lake: Lake) -> None:
+    frame = pl.DataFrame({'glyburide-metformin "x"; DROP': [1], "O2Sat": [2]})
+    lake.write_table("toy.odd", frame, comments={'glyburide-metformin "x"; DROP': "Dose change"}, **RUN)
+    assert_frame_equal(lake.read("toy.odd", where={'glyburide-metformin "x"; DROP': 1}), frame)
+
+
+def test_the_lake_is_its_owners_alone(tmp_path: Path) -> None:
+    (tmp_path / "catalogue.sqlite").touch(mode=0o666)
+    (tmp_path / "data").mkdir(mode=0o777)
+    Lake(str(tmp_path / "catalogue.sqlite"), tmp_path / "data").tables()
+
+    assert (tmp_path / "catalogue.sqlite").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
+
+
+def test_no_value_stands_in_clear_in_a_file_except_the_least_and_greatest_in_the_catalogue(
+    lake: Lake, tmp_path: Path
+) -> None:
+    least, canary, greatest = "aaaa-first-patient", "mmmm-canary-patient", "zzzz-last-patient"
+    frame = pl.DataFrame({"month": [JANUARY] * 3, "patient": [least, canary, greatest]})
+    lake.write_month("toy.stays", JANUARY, frame, **RUN)
+
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    parquet = [path.read_bytes() for path in files if path.suffix == ".parquet"]
+    catalogue = b"".join(path.read_bytes() for path in files if path.suffix != ".parquet")
+    assert len(parquet) == 1
+    assert not any(word.encode() in content for content in parquet for word in (least, canary, greatest))
+    assert canary.encode() not in catalogue
+    # Documented: why identifiers are pseudonymised before they reach the lake.
+    assert least.encode() in catalogue
+    assert greatest.encode() in catalogue
+
+
+def test_an_engine_is_opened_once_and_not_shared_with_a_forked_child(tmp_path: Path) -> None:
+    script = """
+import os, sys
+from datetime import date
+from pathlib import Path
+import polars as pl
+from clinical_assets.resources.lake import Lake
+from clinical_assets.resources.lake_engine import lake_engine
+
+lake = Lake(sys.argv[1] + "/catalogue.sqlite", Path(sys.argv[1]) / "data")
+frame = pl.DataFrame({"month": [date(2025, 1, 1)], "x": [1]})
+lake.write_month("toy.a", date(2025, 1, 1), frame, author="parent", message="")
+engine = lake_engine(lake.catalogue, lake.data)
+assert lake_engine(lake.catalogue, lake.data) is engine
+child = os.fork()
+if child == 0:
+    assert lake_engine(lake.catalogue, lake.data) is not engine
+    with lake.cursor() as cursor:
+        cursor.execute("INSERT INTO lake.toy.a VALUES ('2025-02-01', 2)")
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+assert lake.months("toy.a") == [date(2025, 1, 1), date(2025, 2, 1)]
+"""
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, timeout=60)
+
+
+def test_a_transaction_is_tried_again_until_the_other_writers_are_done() -> None:
+    answers = ["database is locked", "Transaction conflict - attempting to insert into table", ""]
+
+    def act() -> str:
+        if answer := answers.pop(0):
+            raise duckdb.Error(answer)
+        return "done"
+
+    assert attempt("toy.stays", 60.0, act) == ("done", 3)
+
+
+def test_other_writers_beyond_patience_are_an_error_that_names_the_table() -> None:
+    def act() -> None:
+        raise duckdb.Error("Failed to flush changes into DuckLake: database is locked")
+
+    with pytest.raises(LakeError, match=r"toy.stays: other writers kept the lake busy \(\d+ attempts in 0.05 s\)"):
+        attempt("toy.stays", 0.05, act)
+
+
+def test_a_full_disk_is_told_at_once() -> None:
+    def act() -> None:
+        raise duckdb.Error(
+            'Exceeded the maximum retry count of 0. Consider "SET ducklake_max_retry_count = 0;"\ndatabase or disk is full'
+        )
+
+    with pytest.raises(LakeError, match=r"toy.stays: the transaction failed; .*: database or disk is full$"):
+        attempt("toy.stays", 60.0, act)
+
+
+def test_an_error_of_the_catalogue_quotes_no_value_and_no_password() -> None:
+    def fail() -> None:
+        raise duckdb.Error(
+            'Failed to execute query "INSERT INTO stats VALUES (\'canary-7\', "min")": password=secret gone'
+        )
+
+    with pytest.raises(LakeError, match=r"toy.stays: the transaction failed") as caught:
+        attempt("toy.stays", 0.0, fail)
+    assert "canary-7" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
+
+
+def test_the_catalogue_of_another_data_folder_is_refused(lake: Lake, tmp_path: Path) -> None:
+    lake.write_month("toy.stays", JANUARY, stays(JANUARY, [1]), **RUN)
+    with pytest.raises(LakeError, match="does not match existing data path"):
+        Lake(lake.catalogue, tmp_path / "elsewhere").tables()
+
+
+def test_only_old_files_that_no_snapshot_knows_are_deleted(lake: Lake, tmp_path: Path) -> None:
+    lake.write_month("toy.stays", JANUARY, stays(JANUARY, [1]), **RUN)
+    [known] = (tmp_path / "data").rglob("*.parquet")
+    old, young = known.with_name("ducklake-old.parquet"), known.with_name("ducklake-young.parquet")
+    for path, age in ((old, timedelta(days=2)), (young, timedelta(0)), (known, timedelta(days=2))):
+        path.touch()
+        moment = time.time() - age.total_seconds()
+        os.utime(path, (moment, moment))
+
+    assert lake.delete_orphaned_files(timedelta(days=1)) == 1
+    assert (old.exists(), young.exists(), known.exists()) == (False, True, True)
+    assert days(lake) == [1]
+    with pytest.raises(LakeError, match="may belong to a writer at work"):
+        lake.delete_orphaned_files(timedelta(minutes=5))
