@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from clinical_assets.archives.archive import ArchiveError
-from clinical_assets.archives.download import fetch as download
+from clinical_assets.archives.download import download_bar
+from clinical_assets.archives.download import fetch as fetch_archive
 from clinical_assets.evaluation import EvaluationError
 from clinical_assets.governance.pseudonyms import PseudonymError
 from clinical_assets.governance.signatures import (
@@ -123,13 +124,14 @@ def demo(
 
 @app.command()
 @one_line_on_refusal
-def fetch(model: str, timeout_seconds: float = 30.0, as_json: JsonFlag = False) -> None:
+def fetch(model: str, timeout_seconds: Annotated[float, typer.Option(help="How long the publisher may be silent.")] = 30.0, as_json: JsonFlag = False) -> None:
     """Download a model's archive from its publisher into CLINICAL_RAW, and check it."""
     home, protocol = Home.from_environment(), read_protocol(model)
     published = load_object(protocol.archive)
     if not as_json:
         typer.echo(f"{published.title}, {published.publisher}, {published.licence}. Cite: {published.citation}")
-    path = download(published, home.raw, timeout_seconds=timeout_seconds)
+    with download_bar(Console(stderr=True)) as progress:
+        path = fetch_archive(published, home.raw, progress, timeout_seconds)
     archive = published.open(path)
     print_json(asdict(archive)) if as_json else typer.echo(f"{archive.path}: {archive.data_origin}")
 

@@ -26,7 +26,7 @@ from rich.table import Table
 
 from clinical_assets.archives.archive import Archive, ArchiveError, PublishedArchive
 from clinical_assets.archives.calendar import FIRST_MONTH, REPLAY_MONTHS
-from clinical_assets.archives.download import fetch
+from clinical_assets.archives.download import download_bar, fetch
 from clinical_assets.governance.signatures import (
     Signer,
     Statement,
@@ -80,7 +80,8 @@ def choose_source(home: Home, protocol: ModelProtocol, data: DataChoice, console
     if path is None and data != "simulated":
         console.print(f"{published.title}: not in {home.raw}; asking {published.publisher} ({published.licence}) ...")
         try:
-            path = fetch(published, home.raw, timeout_seconds=ANSWER_WITHIN_SECONDS)
+            with download_bar(console) as progress:
+                path = fetch(published, home.raw, progress, ANSWER_WITHIN_SECONDS)
         except ArchiveError as error:
             if data == "real":
                 raise
@@ -103,19 +104,19 @@ def run_demo(home: Home, data: DataChoice, console: Console) -> None:
     lake = Lake(str(home.lake_catalogue), home.lake_data)
     os.environ["DAGSTER_HOME"] = str(home.dagster)
     columns = (SpinnerColumn(), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    with dg.DagsterInstance.get() as instance, daemon(home), Progress(*columns, console=console) as progress:
+    with dg.DagsterInstance.get() as instance, daemon(home) as watching, Progress(*columns, console=console) as progress:
         for protocol in protocols:
-            Replay(home, lake, registry, instance, protocol, progress).run()
+            Replay(home, lake, registry, instance, protocol, progress, watching).run()
         for protocol in protocols:
             console.print(months_table(lake, instance, protocol))
     console.print(where_to_look(home, registry, protocols))
 
 
 @contextmanager
-def daemon(home: Home) -> Iterator[None]:
+def daemon(home: Home) -> Iterator[subprocess.Popen[bytes]]:
     """The real Dagster daemon, working on this home until the block ends."""
     log = home.dagster / "daemon.log"
-    command = [sys.executable, "-m", "dagster", "daemon", "run", "-w", str(PROJECT / "workspace.yaml")]
+    command = [sys.executable, "-m", "dagster._daemon", "run", "-w", str(PROJECT / "workspace.yaml")]
     with log.open("ab") as output:
         # Dagster maps SIGTERM to the handler of SIGINT, which a script's children inherit as ignored.
         process = subprocess.Popen(
@@ -128,7 +129,7 @@ def daemon(home: Home) -> Iterator[None]:
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
     try:
-        yield
+        yield process
     finally:
         process.send_signal(signal.SIGINT)
         with suppress(subprocess.TimeoutExpired):
@@ -147,6 +148,7 @@ class Replay:
     instance: dg.DagsterInstance
     protocol: ModelProtocol
     progress: Progress
+    daemon: subprocess.Popen[bytes]
 
     def run(self) -> None:
         """Everything that has not happened yet on this home."""
@@ -221,9 +223,10 @@ class Replay:
     def _sign_and_wait(self) -> None:
         """Both demonstration signers decide on the newest candidate, once; if they approve, the daemon releases it."""
         candidate = self.registry.challenger(self.protocol.model)
-        if read_signatures(self.home.sign_offs, candidate.model, candidate.version):
-            return
-        if sign_as_demonstration(self.home, self.lake, self.protocol, candidate):
+        if not read_signatures(self.home.sign_offs, candidate.model, candidate.version):
+            sign_as_demonstration(self.home, self.lake, self.protocol, candidate)
+        signatures = read_signatures(self.home.sign_offs, candidate.model, candidate.version)
+        if all(signature.statement.decision == "approve" for signature in signatures):
             self._wait(
                 lambda: champion_version(self.instance, candidate.model) == candidate.version,
                 DAEMON_WITHIN_SECONDS,
@@ -245,13 +248,15 @@ class Replay:
     def _wait(self, happened: Callable[[], bool], seconds: float, otherwise: str) -> None:
         end = time.monotonic() + seconds
         while not happened():
+            if self.daemon.poll() is not None:
+                raise DemoError(f"the daemon has stopped; see {self.home.dagster / 'daemon.log'}")
             if time.monotonic() > end:
                 raise DemoError(f"{otherwise} within {seconds:.0f} s; see {self.home.dagster / 'daemon.log'}")
             time.sleep(POLL_SECONDS)
 
 
-def sign_as_demonstration(home: Home, lake: Lake, protocol: ModelProtocol, version: ModelVersion) -> bool:
-    """Let a demonstration signer of each role decide as the report does; whether they approved."""
+def sign_as_demonstration(home: Home, lake: Lake, protocol: ModelProtocol, version: ModelVersion) -> None:
+    """Let a demonstration signer of each role decide as the report does."""
     report = lake.read(f"{protocol.model}.validation_report", where={"version": version.version})
     unmet = report.filter(pl.col("judgement").is_in([Judgement.FAIL, Judgement.CANNOT_TELL]))
     reason = f"demonstration: {report.height - unmet.height} of {report.height} limits are met"
@@ -273,7 +278,6 @@ def sign_as_demonstration(home: Home, lake: Lake, protocol: ModelProtocol, versi
             signed_at=now(),
         )
         store(sign(statement, key, None), home.sign_offs)
-    return unmet.is_empty()
 
 
 def months_table(lake: Lake, instance: dg.DagsterInstance, protocol: ModelProtocol) -> Table:

@@ -195,8 +195,10 @@ def _read_files(path: Path) -> _Files:
                 codes=packed.read(members[CODES_FILE.lower()]),
                 simulated=SIMULATED_MARKER.lower() in members,
             )
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise ArchiveError(f"{path}: not a zip, or a truncated or damaged one ({error}); {REMEDY}") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        raise ArchiveError(
+            f"{path}: not a zip, or a truncated, damaged or encrypted one ({error}); {REMEDY}"
+        ) from error
 
 
 def _check_members(path: Path, members: Iterable[str]) -> None:

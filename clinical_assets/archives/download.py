@@ -8,11 +8,16 @@ import http.client
 import tempfile
 import urllib.request
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
 
 from clinical_assets.archives.archive import ArchiveError, Download, PublishedArchive, hash_bytes
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import TaskID
 
 TIMEOUT_SECONDS = 30.0
 CHUNK_BYTES = 1 << 18
@@ -21,16 +26,35 @@ Progress = Callable[[str, int, int | None], None]
 """Called with the file's name, the bytes received so far, and the bytes expected (None if the server does not say)."""
 
 
+@contextmanager
+def download_bar(console: "Console") -> Iterator[Progress]:
+    """A progress bar on a terminal, as the function `fetch` reports to."""
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
+    from rich.progress import Progress as Bar
+
+    with Bar(TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), console=console) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def report(name: str, received: int, expected: int | None) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=expected)
+            bar.update(tasks[name], completed=received)
+
+        yield report
+
+
 class _Response(Protocol):
     headers: http.client.HTTPMessage
 
     def read(self, size: int, /) -> bytes: ...
 
 
-def fetch(published: PublishedArchive, raw: Path, progress: Progress) -> Path:
+def fetch(
+    published: PublishedArchive, raw: Path, progress: Progress, answer_within_seconds: float = TIMEOUT_SECONDS
+) -> Path:
     """The path of the archive below `raw`, downloaded into `raw/<name>/` unless it is there already.
 
-    A file appears under its name only when it is complete and its contents have the published sha256. Raises
+    The publisher must answer, and go on answering, within `answer_within_seconds`. A file appears under its name only when it is complete and its contents have the published sha256. Raises
     ArchiveError, naming the address and the remedy, when the transfer fails or a checksum differs.
     """
     if (found := published.find(raw)) is not None:
@@ -39,19 +63,19 @@ def fetch(published: PublishedArchive, raw: Path, progress: Progress) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for download in published.downloads:
         if not (folder / download.file_name).exists():
-            _download(download, folder, progress)
+            _download(download, folder, progress, answer_within_seconds)
     if (found := published.find(raw)) is None:
         raise ArchiveError(f"{folder} has every file of {published.name}, but they are not the layout that is expected")
     return found
 
 
-def _download(download: Download, folder: Path, progress: Progress) -> None:
+def _download(download: Download, folder: Path, progress: Progress, answer_within_seconds: float) -> None:
     target = folder / download.file_name
     with tempfile.TemporaryDirectory(dir=folder, prefix=".download.") as draft_folder:
         draft = Path(draft_folder) / download.file_name
         try:
             with (
-                urllib.request.urlopen(download.url, timeout=TIMEOUT_SECONDS) as response,
+                urllib.request.urlopen(download.url, timeout=answer_within_seconds) as response,
                 draft.open("wb") as file,
             ):
                 _receive(response, file, download, progress)

@@ -28,7 +28,7 @@ def resources() -> dg.Definitions:
             "home": HomeResource(root=str(home.root), raw=str(home.raw)),
             "lake": lake,
             "registry": registry,
-            "mlflow": mlflow_run_at(home.registry_uri),
+            "mlflow": mlflow_run_at(registry),
             "io_manager": LakeIOManager(lake=lake),
             "protocol_io": ProtocolIOManager(),
             "model_version_io": ModelVersionIOManager(registry=registry),

@@ -9,19 +9,21 @@ import numpy as np
 
 from clinical_assets.evaluation.sample import FloatArray
 
-# Resamples held at once: 32 x 10,000 rows x 8 bytes stay in the processor's cache, and memory stays bounded.
-RESAMPLES_AT_ONCE = 32
+# Weights held at once, resamples x rows: few enough to stay near the processor, and memory stays bounded.
+MOST_WEIGHTS = 4_000_000
+MOST_RESAMPLES = 32
 LEAST_DEFINED = 0.9
 
 
-def draw_patients(patients: int, resamples: int, seed: int) -> Iterator[FloatArray]:
-    """How often each patient is drawn with replacement, in blocks of (resamples x patients).
+def draw_patients(patients: int, rows: int, resamples: int, seed: int) -> Iterator[FloatArray]:
+    """How often each patient is drawn with replacement, in blocks of (resamples x patients), fewer the more rows.
 
     Patients, not rows, are drawn, since the rows of one patient are not independent (Davison and Hinkley 1997, 3.8).
     """
     random = np.random.default_rng(seed)
-    for first in range(0, resamples, RESAMPLES_AT_ONCE):
-        block = min(RESAMPLES_AT_ONCE, resamples - first)
+    at_once = min(MOST_RESAMPLES, max(1, MOST_WEIGHTS // rows))
+    for first in range(0, resamples, at_once):
+        block = min(at_once, resamples - first)
         drawn = random.integers(patients, size=(block, patients)) + patients * np.arange(block)[:, None]
         yield np.bincount(drawn.ravel(), minlength=block * patients).reshape(block, patients).astype(np.float64)
 

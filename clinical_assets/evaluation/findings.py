@@ -99,7 +99,7 @@ def evaluate(
         for name, metric in METRICS.items()
     }
     blocks = defaultdict[tuple[str, str], list[FloatArray]](list)
-    for drawn in draw_patients(patients, resamples, seed):
+    for drawn in draw_patients(patients, len(observed), resamples, seed):
         for group, sample in samples.items():
             weight = drawn[:, sample.patient]
             for name, metric in METRICS.items():
@@ -142,7 +142,7 @@ def compare(
         )
 
     value = differences(np.ones((1, patients)))
-    drawn = [differences(block) for block in draw_patients(patients, resamples, seed)]
+    drawn = [differences(block) for block in draw_patients(patients, len(observed), resamples, seed)]
     resampled = np.concatenate(drawn, axis=1) if drawn else np.empty((len(COMPARED), 0))
     return [
         _finding(f"{name}_minus_{reference}", OVERALL, float(value[i, 0]), resampled[i], len(observed))

@@ -92,7 +92,7 @@ def findings_of(evaluation: pl.DataFrame, version: ModelVersion, protocol: Model
     if rows.is_empty():
         raise ProtocolError(f"{version.model} version {version.version} was not evaluated; materialise its evaluation")
     refuse_mixed_protocols(protocol, rows["protocol_sha256"].unique(), "evaluation")
-    return [Finding(**row) for row in rows.select(FINDING_SCHEMA).to_dicts()]
+    return [Finding(**row) for row in rows.select(*FINDING_SCHEMA).to_dicts()]
 
 
 def report_table(judged: Sequence[JudgedLimit], version: ModelVersion, report_sha256: str) -> pl.DataFrame:

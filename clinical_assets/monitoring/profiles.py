@@ -149,7 +149,8 @@ def restore(table: pl.DataFrame, as_of: datetime) -> "DatasetProfileView":
         try:
             columns[name] = ColumnProfileView.deserialize(content)
         except (DeserializationError, DecodeError, OSError) as error:
-            raise ProfileError(f"column {name!r} holds no whylogs profile ({error}); profile the month again") from error
+            message = f"column {name!r} holds no whylogs profile ({error}); profile the month again"
+            raise ProfileError(message) from error
     return DatasetProfileView(columns=columns, dataset_timestamp=as_of, creation_timestamp=as_of)
 
 

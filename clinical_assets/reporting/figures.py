@@ -75,7 +75,7 @@ def subgroup_forest(findings: Sequence[Finding], metric: str) -> "Figure":
         return figure
     margin = 0.06 * (max(edges) - min(edges) or 1.0)
     axes.set(xlim=(min(edges) - margin, max(edges) + margin), ylim=(len(rows) - 0.4, -0.6))
-    axes.set_yticks(range(len(rows)), [row.subgroup.replace("=", ": ") for row in rows])
+    axes.set_yticks(range(len(rows)), [row.subgroup.replace("=", ": ") for row in rows], parse_math=False)
     for position, row in enumerate(rows):
         place = {"va": "center", "fontsize": 8.5, "transform": axes.get_yaxis_transform()}
         axes.text(1.42, position, f"{row.n:,}", ha="right", color=MUTED, **place)
@@ -124,6 +124,7 @@ def drift_bars(columns: pl.DataFrame) -> "Figure":
             f"{'▲ ' if flagged else ''}{column}, {STATISTIC_WORDS.get(statistic, statistic)}"
             for column, statistic, flagged in table.select("column", "statistic", "flagged").iter_rows()
         ],
+        parse_math=False,
     )
     for position, (value, critical) in enumerate(table.select("value", "critical").iter_rows()):
         written = f"{value:.2f} / {critical:.2f}"

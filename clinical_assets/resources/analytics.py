@@ -153,7 +153,8 @@ def _create_view(cursor: duckdb.DuckDBPyConnection, schema: str, name: str, memb
     ]
     cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted_name(schema)}")
     cursor.execute(f"CREATE VIEW {target} AS {' UNION ALL BY NAME '.join(selects)}")
-    columns = {column.name: column for table in reversed(members) for column in table.columns}
+    described = [column for table in reversed(members) for column in table.columns if column.comment is not None]
+    columns = {column.name: column for column in described}
     columns["model"] = _Column("model", "Model the row is of")
     _comment(cursor, "VIEW", target, members[0].comment, tuple(columns.values()))
 

@@ -72,12 +72,13 @@ def attempt(what: str, patience_seconds: float, action: Callable[[], T]) -> tupl
         except (duckdb.CatalogException, duckdb.InvalidInputException):
             raise  # what was asked for does not exist: the caller knows what to say
         except duckdb.Error as error:
-            reason = _without_values(str(error))
-        if any(text in reason for text in _STORAGE_FAILED) or not any(text in reason for text in _ANOTHER_WRITER):
+            full = str(error)
+        reason = _without_values(full)
+        if any(text in full for text in _STORAGE_FAILED) or not any(text in full for text in _ANOTHER_WRITER):
             raise LakeError(f"{what}: the transaction failed; check disk, rights and catalogue: {reason}")
         if time.monotonic() > deadline:
             waited = f"{attempts} attempts in {patience_seconds:g} s"
-            raise LakeError(f"{what}: other writers kept the lake busy ({waited}); try again later")
+            raise LakeError(f"{what}: other writers kept the lake busy ({waited}); try again later: {reason}")
         time.sleep(random.uniform(0.0, min(1.0, 0.02 * 2.0**attempts)))
     raise AssertionError("unreachable: the loop ends by returning or raising")
 

@@ -3,10 +3,11 @@
 Belongs here: how a step gets hold of a plain object. Does not belong here: what the objects do.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -76,34 +77,24 @@ class ModelVersionIOManager(dg.ConfigurableIOManager):
         return registry.challenger(model)
 
 
-@dg.resource(description="An MLflow run of dagster-mlflow; opened in every step that asks for it, so only one may.")
-def mlflow_run(context: dg.InitResourceContext) -> Iterator["MlFlow"]:
-    """The MLflow run of this step; dagster-mlflow is imported only here, as it takes two seconds."""
-    import warnings
+def mlflow_run_at(registry: RegistryResource) -> dg.ResourceDefinition:
+    """The resource `mlflow`: dagster-mlflow's run, opened in every step that asks for it, so that only one step may.
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", dg.BetaWarning)
-        from dagster_mlflow.resources import mlflow_tracking
+    dagster-mlflow is imported when a step asks for it, since that takes two seconds.
+    """
 
-    yield from mlflow_tracking.resource_fn(context)  # pyright: ignore[reportCallIssue, reportOptionalCall]
+    @dg.resource(config_schema={"experiment_name": str, "mlflow_tracking_uri": str})
+    def mlflow_run(context: dg.InitResourceContext) -> Iterator["MlFlow"]:
+        registry.open().prepare()
+        with warnings.catch_warnings():
+            # dagster-mlflow is in beta, and calls what Dagster has deprecated.
+            warnings.simplefilter("ignore")
+            from dagster_mlflow.resources import MlFlow
 
+            run = MlFlow(context)
+        yield run
 
-def mlflow_run_at(uri: str) -> dg.ResourceDefinition:
-    """The resource `mlflow`, pointed at one tracking database."""
-    from dagster import Field, Noneable, Permissive, StringSource
-
-    schema: dict[str, Any] = {
-        "experiment_name": Field(StringSource),
-        "mlflow_tracking_uri": Field(StringSource),
-        "parent_run_id": Field(Noneable(str), default_value=None, is_required=False),
-        "mlflow_run_id": Field(Noneable(str), default_value=None, is_required=False),
-        "env": Field(Permissive(), is_required=False),
-        "env_to_tag": Field(Noneable(list), default_value=None, is_required=False),
-        "extra_tags": Field(Permissive(), is_required=False),
-    }
-    return dg.ResourceDefinition(mlflow_run.resource_fn, config_schema=schema).configured(
-        {"experiment_name": EXPERIMENT, "mlflow_tracking_uri": uri}
-    )
+    return mlflow_run.configured({"experiment_name": EXPERIMENT, "mlflow_tracking_uri": registry.uri})
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import date
+from functools import lru_cache
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from clinical_assets.learning.estimator import LearningError, RiskEstimator
-from clinical_assets.learning.storage import load_estimator, save_estimator
+from clinical_assets.learning.storage import hash_files, load_estimator, save_estimator
 from clinical_assets.protocol import ModelProtocol, ModelVersion
 
 if TYPE_CHECKING:
@@ -137,8 +138,9 @@ class Registry:
 
     def load(self, version: ModelVersion, estimator: str) -> RiskEstimator:
         """The version's estimator, of the class at this dotted path, once its files have proved to be those registered."""
+        folder = self.files(version)
         try:
-            return load_estimator(self.files(version), version.artefact_sha256, estimator)
+            return _load(folder, hash_files(folder), version.artefact_sha256, estimator)
         except LearningError as error:
             raise RegistryError(f"{version.model} version {version.version}: {error}") from error
 
@@ -180,6 +182,12 @@ class Registry:
             yield
         finally:
             mlflow.set_tracking_uri(before)
+
+
+# Reading an estimator takes a second, hashing its files a millisecond: they are hashed on every load, and read once.
+@lru_cache(maxsize=4)
+def _load(folder: Path, found_sha256: str, expected_sha256: str, estimator: str) -> RiskEstimator:
+    return load_estimator(folder, expected_sha256, estimator)
 
 
 def _zeros(estimator: RiskEstimator, training_set: pl.DataFrame) -> "pl.DataFrame":

@@ -86,6 +86,22 @@ def test_what_one_class_cannot_define_is_none_and_never_a_number() -> None:
     assert found["alerts_per_100", "overall"].value == 25
 
 
+def test_a_risk_at_the_threshold_is_alerted() -> None:
+    found = by_key(evaluate([0, 1, 1], [0.1, 0.3, 0.2], np.arange(3), 0.3, NO_SUBGROUPS, 1, resamples=0))
+    assert found["sensitivity", "overall"].value == 0.5
+    assert found["ppv", "overall"].value == 1
+
+
+def test_the_interval_of_a_small_calibration_error_holds_the_error_itself() -> None:
+    risk = np.linspace(0.05, 0.6, 2000)
+    outcome = (np.arange(2000) * 0.618034 % 1) < risk
+    found = by_key(evaluate(outcome, risk, np.arange(2000), 0.3, NO_SUBGROUPS, 1, resamples=200))
+    error = found["expected_calibration_error", "overall"]
+    assert error.low is not None and error.value is not None and error.high is not None
+    assert 0 <= error.low <= error.value <= error.high
+    assert error.value < 0.005
+
+
 def test_an_interval_is_none_when_too_few_draws_define_it() -> None:
     found = by_key(evaluate([0, 0, 0, 1], [0.1, 0.2, 0.3, 0.4], np.arange(4), 0.35, NO_SUBGROUPS, 1, resamples=200))
     assert found["auroc", "overall"].value == 1.0
@@ -173,6 +189,17 @@ def test_a_difference_is_the_candidate_minus_the_reference(scored: ScoredCohort)
         assert found[f"{name}_minus_first_release"].value == pytest.approx(expected)
     better = found["auroc_minus_first_release"]
     assert better.low is not None and better.low > 0
+
+
+def test_both_models_of_a_difference_are_measured_on_the_same_draws(scored: ScoredCohort) -> None:
+    same_order = scored.risk**1.01
+    for finding in compare(scored.outcome, scored.risk, same_order, scored.patient, resamples=40)[:2]:
+        assert (finding.low, finding.high) == pytest.approx((0, 0), abs=1e-12)
+    reversed_order = compare(scored.outcome, scored.risk, 1 - scored.risk, scored.patient, resamples=100)[0]
+    auroc = evaluate_scored(scored, subgroups=NO_SUBGROUPS, resamples=100)["auroc", "overall"]
+    assert auroc.low is not None and auroc.high is not None
+    assert reversed_order.low == pytest.approx(2 * auroc.low - 1)
+    assert reversed_order.high == pytest.approx(2 * auroc.high - 1)
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,7 @@ def test_a_subgroup_limit_without_any_subgroup_cannot_be_told() -> None:
         (0.01, -0.01, Judgement.PASS),
         (-0.01, -0.02, Judgement.PASS),
         (-0.01, -0.021, Judgement.CANNOT_TELL),
+        (-0.02, -0.04, Judgement.CANNOT_TELL),
         (-0.021, -0.04, Judgement.FAIL),
         (0.01, None, Judgement.CANNOT_TELL),
     ],

@@ -17,7 +17,7 @@ def test_equal_risks_are_alerted_together_and_never_beyond_the_share() -> None:
 
 
 def test_a_share_that_is_not_exact_in_binary_is_kept() -> None:
-    assert choose_threshold(np.arange(10) / 10, 0.3) == 0.7
+    assert choose_threshold(np.arange(100) / 100, 0.29) == 0.71
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,13 @@ def add_a_file(directory: Path) -> None:
 
 
 def rename_a_file(directory: Path) -> None:
-    (directory / "boosting.skops").rename(directory / "other.skops")
+    (directory / "boosting.skops").rename(directory / "cboosting.skops")
+
+
+def swap_the_names_of_two_files(directory: Path) -> None:
+    (directory / "boosting.skops").rename(directory / "kept")
+    (directory / "model.json").rename(directory / "boosting.skops")
+    (directory / "kept").rename(directory / "model.json")
 
 
 def edit_the_description(directory: Path) -> None:
@@ -50,7 +56,8 @@ def test_a_saved_model_is_loaded_by_its_hash(fitted: BoostedRisk, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "damage", [truncate, flip_a_bit, delete_a_file, add_a_file, rename_a_file, edit_the_description]
+    "damage",
+    [truncate, flip_a_bit, delete_a_file, add_a_file, rename_a_file, swap_the_names_of_two_files, edit_the_description],
 )
 def test_a_model_that_was_changed_in_any_way_is_not_opened(
     fitted: BoostedRisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None]

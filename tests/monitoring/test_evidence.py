@@ -66,6 +66,7 @@ def test_a_rate_change_agrees_with_fishers_exact_test() -> None:
     one_sided = fisher_exact([[20, 60], [20, 180]], alternative="greater").pvalue  # type: ignore[attr-defined]
     assert found.evidence == pytest.approx(-math.log10(2 * one_sided))
     assert found.value == pytest.approx(0.15)
+    assert found.value is not None
     assert found.chance is not None
     assert (found.value > found.chance) == (2 * one_sided <= 0.01)
 

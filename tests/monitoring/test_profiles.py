@@ -9,7 +9,15 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from clinical_assets.monitoring import profile_frame
-from clinical_assets.monitoring.profiles import ProfileError, deserialise, merge, serialise, summarise
+from clinical_assets.monitoring.profiles import (
+    ProfileError,
+    deserialise,
+    merge,
+    profile_table,
+    restore,
+    serialise,
+    summarise,
+)
 
 COMPARED = (
     [f"counts/{name}" for name in ("n", "null", "nan", "inf")]
@@ -47,7 +55,9 @@ def test_a_profile_equals_what_whylogs_makes_of_the_pandas_frame(frame: pl.DataF
     ours = profile_frame(frame).to_pandas()
     import whylogs
 
-    theirs = whylogs.log(frame.to_pandas()).view().to_pandas()
+    logged = whylogs.log(frame.to_pandas()).view()
+    assert logged is not None
+    theirs = logged.to_pandas()
     assert set(ours.columns) == set(theirs.columns)
     for column in COMPARED:
         np.testing.assert_allclose(
@@ -97,6 +107,16 @@ def test_a_stored_profile_is_read_back_whole(frame: pl.DataFrame) -> None:
     again = deserialise(serialise(view))
     assert again.dataset_timestamp == as_of
     assert_frame_equal(summarise(again), summarise(view))
+
+
+def test_a_profile_kept_as_a_table_is_restored_whole(frame: pl.DataFrame) -> None:
+    view = profile_frame(frame)
+    table = profile_table(view)
+    assert_frame_equal(summarise(restore(table, datetime(2025, 3, 1, tzinfo=UTC))), summarise(view))
+    with pytest.raises(ProfileError, match="'lab' holds no whylogs profile"):
+        restore(
+            table.filter(column="lab").with_columns(profile=pl.lit(b"no profile")), datetime(2025, 3, 1, tzinfo=UTC)
+        )
 
 
 def test_months_merge_as_if_profiled_together(frame: pl.DataFrame) -> None:

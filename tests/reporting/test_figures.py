@@ -59,6 +59,11 @@ def test_a_subgroup_without_a_value_is_listed_as_undefined() -> None:
     assert "sex: Other" not in written
 
 
+def test_a_dollar_in_a_category_is_no_formula() -> None:
+    findings = [Finding("auroc", "income=$<10k to $20k", 0.7, 0.6, 0.8, 300)]
+    assert "income: $<10k to $20k" in words(to_svg(subgroup_forest(findings, "auroc")))
+
+
 def test_a_figure_is_the_same_each_time_and_asks_for_nothing_from_outside(report: ValidationReport) -> None:
     first, second = (to_svg(calibration_figure(report.calibration)) for _ in range(2))
     assert first == second

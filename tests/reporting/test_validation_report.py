@@ -25,6 +25,11 @@ def text(page: str) -> str:
     return re.sub(r"\s+", " ", html.unescape(shown))
 
 
+@pytest.fixture(scope="module")
+def page(report: ValidationReport) -> str:
+    return render(report)
+
+
 class Tags(HTMLParser):
     """The elements left open, and every address an element would fetch."""
 
@@ -52,8 +57,7 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_a_page_is_whole_has_no_script_and_fetches_nothing(report: ValidationReport) -> None:
-    page = render(report)
+def test_a_page_is_whole_has_no_script_and_fetches_nothing(page: str) -> None:
     tags = Tags()
     tags.feed(page)
     assert tags.open == []
@@ -64,8 +68,8 @@ def test_a_page_is_whole_has_no_script_and_fetches_nothing(report: ValidationRep
     assert not re.search(r"url\((?!#)", page)
 
 
-def test_a_candidate_that_meets_all_limits_passes_and_tells_how_to_sign(report: ValidationReport) -> None:
-    shown = text(render(report))
+def test_a_candidate_that_meets_all_limits_passes_and_tells_how_to_sign(report: ValidationReport, page: str) -> None:
+    shown = text(page)
     assert "✓ PASSES 5 of 5 limits." in shown
     assert "DOES NOT PASS" not in shown
     for role in report.protocol.sign_off.roles:
@@ -112,21 +116,23 @@ def test_data_that_are_not_the_published_ones_are_announced(changed: Changed, or
     assert warning in text(render(changed(data_origin=origin)))
 
 
-def test_published_data_carry_no_warning_but_the_demonstrations(report: ValidationReport) -> None:
-    shown = text(render(report))
+def test_published_data_carry_no_warning_but_the_demonstrations(page: str) -> None:
+    shown = text(page)
     assert "Simulated data." not in shown
     assert "Modified archive." not in shown
     assert "Demonstration environment." in shown
 
 
-def test_a_version_trained_under_another_protocol_is_announced(report: ValidationReport, changed: Changed) -> None:
+def test_a_version_trained_under_another_protocol_is_announced(
+    report: ValidationReport, changed: Changed, page: str
+) -> None:
     shown = text(render(changed(version=replace(report.version, protocol_sha256="0" * 64))))
     assert "Another protocol." in shown
-    assert "Another protocol." not in text(render(report))
+    assert "Another protocol." not in text(page)
 
 
-def test_a_hundred_units_add_up(report: ValidationReport) -> None:
-    shown = text(render(report))
+def test_a_hundred_units_add_up(page: str) -> None:
+    shown = text(page)
     found = re.search(
         r"Of 100 encounters, (\d+) are flagged; (\d+) of these \1 have the outcome. (\d+) of the 100", shown
     )
@@ -161,8 +167,8 @@ def test_a_first_release_has_nothing_to_be_compared_with(report: ValidationRepor
     assert "No version has been released yet" in shown
 
 
-def test_every_hash_snapshot_and_run_is_on_the_page(report: ValidationReport) -> None:
-    shown = text(render(report))
+def test_every_hash_snapshot_and_run_is_on_the_page(report: ValidationReport, page: str) -> None:
+    shown = text(page)
     for item in (report.version.artefact_sha256, report.protocol.sha256, report.version.run_id, "21", "Jan 2025"):
         assert item in shown
     assert "replay calendar" in shown
