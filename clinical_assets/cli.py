@@ -7,7 +7,7 @@ Does not belong here: what a verb does; it calls the same functions as the asset
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import date, datetime
 from functools import wraps
 from pathlib import Path
@@ -24,8 +24,8 @@ from clinical_assets.archives.download import fetch as fetch_archive
 from clinical_assets.evaluation import EvaluationError
 from clinical_assets.governance.pseudonyms import PseudonymError
 from clinical_assets.governance.signatures import (
-    Signer,
     SignatureError,
+    Signer,
     Statement,
     add_signer,
     create_key,
@@ -88,7 +88,9 @@ def one_line_on_refusal(verb: Callable[P, None]) -> Callable[P, None]:
 
 def print_json(value: Any) -> None:
     """Print a value as JSON, dates and times in ISO 8601."""
-    typer.echo(json.dumps(value, indent=2, default=lambda x: x.isoformat() if isinstance(x, (date, datetime)) else str(x)))
+    typer.echo(
+        json.dumps(value, indent=2, default=lambda x: x.isoformat() if isinstance(x, (date, datetime)) else str(x))
+    )
 
 
 def open_home() -> tuple[Home, Lake, Registry]:
@@ -124,7 +126,11 @@ def demo(
 
 @app.command()
 @one_line_on_refusal
-def fetch(model: str, timeout_seconds: Annotated[float, typer.Option(help="How long the publisher may be silent.")] = 30.0, as_json: JsonFlag = False) -> None:
+def fetch(
+    model: str,
+    timeout_seconds: Annotated[float, typer.Option(help="How long the publisher may be silent.")] = 30.0,
+    as_json: JsonFlag = False,
+) -> None:
     """Download a model's archive from its publisher into CLINICAL_RAW, and check it."""
     home, protocol = Home.from_environment(), read_protocol(model)
     published = load_object(protocol.archive)

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
 from typing import Any, Literal
 
 import dagster as dg
@@ -47,7 +46,6 @@ from clinical_assets.protocol import (
     Verdict,
     load_object,
     month_after,
-    month_before,
     protocol_names,
     read_protocol,
 )
@@ -61,6 +59,7 @@ ANSWER_WITHIN_SECONDS = 5.0
 DAEMON_WITHIN_SECONDS = 90.0
 RUN_WITHIN_SECONDS = 900.0
 POLL_SECONDS = 0.3
+HEARTBEAT_SECONDS = 60.0
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -97,14 +96,26 @@ def run_demo(home: Home, data: DataChoice, console: Console) -> None:
     for protocol in protocols:
         archive = choose_source(home, protocol, data, console)
         console.print(f"[bold]{protocol.title}[/]: data_origin [bold]{archive.data_origin}[/] ({archive.path})")
-    console.print("The archives have no dates: months are a replay calendar, from 2024-01. The signers are demonstrations.")
+    console.print(
+        "The archives have no dates: months are a replay calendar, from 2024-01. The signers are demonstrations."
+    )
     home.prepare()
     registry = Registry(home.registry_uri, home.registry_artefacts)
     registry.prepare()
     lake = Lake(str(home.lake_catalogue), home.lake_data)
     os.environ["DAGSTER_HOME"] = str(home.dagster)
-    columns = (SpinnerColumn(), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    with dg.DagsterInstance.get() as instance, daemon(home) as watching, Progress(*columns, console=console) as progress:
+    columns = (
+        SpinnerColumn(),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    with (
+        dg.DagsterInstance.get() as instance,
+        daemon(home, instance) as watching,
+        Progress(*columns, console=console) as progress,
+    ):
         for protocol in protocols:
             Replay(home, lake, registry, instance, protocol, progress, watching).run()
         for protocol in protocols:
@@ -112,9 +123,19 @@ def run_demo(home: Home, data: DataChoice, console: Console) -> None:
     console.print(where_to_look(home, registry, protocols))
 
 
+def end_abandoned_runs(instance: dg.DagsterInstance, home: Home) -> None:
+    """Mark the runs of a demonstration that was killed as failed; raises DemoError where another daemon is at work."""
+    beats = [status.last_heartbeat for status in instance.get_daemon_statuses().values()]
+    if any(beat and time.time() - beat.timestamp < HEARTBEAT_SECONDS for beat in beats):
+        raise DemoError(f"a Dagster daemon is at work on {home.root} (`make dev`?); stop it first, and wait a minute")
+    for run in instance.get_runs(dg.RunsFilter(statuses=IN_FLIGHT)):
+        instance.report_run_failed(run, "The process of this run ended before the run did.")
+
+
 @contextmanager
-def daemon(home: Home) -> Iterator[subprocess.Popen[bytes]]:
+def daemon(home: Home, instance: dg.DagsterInstance) -> Iterator[subprocess.Popen[bytes]]:
     """The real Dagster daemon, working on this home until the block ends."""
+    end_abandoned_runs(instance, home)
     log = home.dagster / "daemon.log"
     command = [sys.executable, "-m", "dagster._daemon", "run", "-w", str(PROJECT / "workspace.yaml")]
     with log.open("ab") as output:
@@ -136,6 +157,7 @@ def daemon(home: Home) -> Iterator[subprocess.Popen[bytes]]:
             process.wait(20)
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+        instance.wipe_daemon_heartbeats()
 
 
 @dataclass(frozen=True)
@@ -175,7 +197,10 @@ class Replay:
             raise DemoError(f"the first candidate of {model} was not released; see {self.home.reports / model}")
         reported = self._partitions("drift_report")
         for month in months[develop:]:
-            step(f"{month:%Y-%m} is scored, profiled, compared", None if month in reported else lambda m=month: self._month(m))
+            step(
+                f"{month:%Y-%m} is scored, profiled, compared",
+                None if month in reported else lambda m=month: self._month(m),
+            )
         self._job("publication")
 
     def _month(self, month: date) -> None:

@@ -32,7 +32,9 @@ def download_bar(console: "Console") -> Iterator[Progress]:
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
     from rich.progress import Progress as Bar
 
-    with Bar(TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), console=console) as bar:
+    with Bar(
+        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), console=console
+    ) as bar:
         tasks: dict[str, TaskID] = {}
 
         def report(name: str, received: int, expected: int | None) -> None:

@@ -11,7 +11,6 @@ import polars as pl
 from clinical_assets.learning.estimator import RiskEstimator
 from clinical_assets.protocol import ModelVersion
 
-
 SCORE_COLUMNS = ("risk", "alerted", "threshold", "model_version", "latency_ms_per_1000")
 
 

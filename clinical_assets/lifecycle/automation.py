@@ -4,7 +4,6 @@ Belongs here: what starts a run, and when. Does not belong here: any statistic; 
 """
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import date
 from typing import Any
@@ -208,10 +207,11 @@ def newest_reported_month(instance: dg.DagsterInstance, model: str) -> date:
 def retraining_history(instance: dg.DagsterInstance, model: str) -> RetrainingHistory:
     """What the run records say of the retrainings for drift, and whether any retraining is in flight."""
     runs = instance.get_runs(dg.RunsFilter(tags={RETRAINING: model, TRIGGER: "drift"}))
-    failed = [run for run in runs if run.status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)]
-    counted = [date.fromisoformat(run.tags[MONTH]) for run in runs if run not in failed]
+    months = {run.run_id: date.fromisoformat(run.tags[MONTH]) for run in runs}
+    finished = [run.run_id for run in runs if run.status is dg.DagsterRunStatus.SUCCESS]
+    failed = [run.run_id for run in runs if run.status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)]
     return RetrainingHistory(
         in_flight=bool(instance.get_runs(dg.RunsFilter(tags={RETRAINING: model}, statuses=IN_FLIGHT), limit=1)),
-        last_month=max(counted, default=None),
-        failed_months=tuple(date.fromisoformat(run.tags[MONTH]) for run in failed),
+        last_month=max((months[run_id] for run_id in finished), default=None),
+        failed_months=tuple(months[run_id] for run_id in failed),
     )

@@ -46,13 +46,17 @@ def refuse_mixed_protocols(protocol: ModelProtocol, recorded: Iterable[str], ups
 
 def count_splits(rows: pl.DataFrame, protocol: ModelProtocol) -> pl.DataFrame:
     """Each split of a training set with its rows, patients, events and months."""
-    return rows.group_by("split", maintain_order=True).agg(
-        pl.len().alias("rows"),
-        pl.col(protocol.patient).n_unique().alias("patients"),
-        pl.col(protocol.outcome.column).sum().cast(pl.Int64).alias("events"),
-        pl.col("month").min().alias("first_month"),
-        pl.col("month").max().alias("last_month"),
-    ).sort(pl.col("split").replace_strict({"train": 0, "calibrate": 1, "test": 2}))
+    return (
+        rows.group_by("split", maintain_order=True)
+        .agg(
+            pl.len().alias("rows"),
+            pl.col(protocol.patient).n_unique().alias("patients"),
+            pl.col(protocol.outcome.column).sum().cast(pl.Int64).alias("events"),
+            pl.col("month").min().alias("first_month"),
+            pl.col("month").max().alias("last_month"),
+        )
+        .sort(pl.col("split").replace_strict({"train": 0, "calibrate": 1, "test": 2}))
+    )
 
 
 def released_versions(registry: Registry, candidate: ModelVersion) -> dict[str, ModelVersion]:
@@ -71,7 +75,6 @@ def compare_with_released(
         outcome, patient = scored[protocol.outcome.column], scored[protocol.patient]
         findings += compare(outcome, scored["risk"], other["risk"], patient, name)
     return findings
-
 
 
 def findings_table(findings: Sequence[Finding], version: ModelVersion) -> pl.DataFrame:
@@ -115,7 +118,7 @@ def report_table(judged: Sequence[JudgedLimit], version: ModelVersion, report_sh
         "metric": pl.String,
         "subgroup": pl.String,
         "limit": pl.String,
-        **{name: pl.Float64 for name in ("value", "low", "high")},
+        **dict.fromkeys(("value", "low", "high"), pl.Float64),
         "n": pl.Int64,
         "judgement": pl.String,
         "reason": pl.String,
@@ -170,7 +173,9 @@ def reasons_against_release(
     reasons = [f"{row['metric']} ({row['subgroup']}): {row['reason']}" for row in blocking.iter_rows(named=True)]
     path = home.report(version.model, version.version)
     if not path.is_file() or hash_file(path) != report["report_sha256"][0]:
-        reasons.append(f"the report {path} is gone or was changed after it was made; materialise validation_report again")
+        reasons.append(
+            f"the report {path} is gone or was changed after it was made; materialise validation_report again"
+        )
     return reasons + missing_for_release(check_sign_offs(home, protocol, version, report), protocol)
 
 

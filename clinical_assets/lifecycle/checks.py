@@ -28,7 +28,11 @@ def checks(protocol: ModelProtocol) -> Sequence[dg.AssetChecksDefinition]:
     @dg.asset_check(asset=[model, "dataset"], partitions_def=MONTHS, blocking=True)
     def patients_are_pseudonyms(dataset: pl.DataFrame) -> dg.AssetCheckResult:
         """Units and patients are named by keyed pseudonyms alone."""
-        identified = dataset.filter(~pl.all_horizontal(pl.col(protocol.unit, protocol.patient).str.contains(f"^[0-9a-f]{{{PSEUDONYM_HEX_DIGITS}}}$")))
+        identified = dataset.filter(
+            ~pl.all_horizontal(
+                pl.col(protocol.unit, protocol.patient).str.contains(f"^[0-9a-f]{{{PSEUDONYM_HEX_DIGITS}}}$")
+            )
+        )
         return dg.AssetCheckResult(passed=identified.is_empty(), metadata={"rows_with_other_names": identified.height})
 
     @dg.asset_check(asset=[model, "features"], partitions_def=MONTHS, blocking=True)

@@ -16,15 +16,15 @@ from clinical_assets.learning.scoring import score
 from clinical_assets.learning.splits import assign_splits
 from clinical_assets.lifecycle.candidate import (
     compare_with_released,
+    count_splits,
     findings_of,
     findings_table,
-    count_splits,
     refuse_mixed_protocols,
     released_versions,
     report_table,
 )
+from clinical_assets.lifecycle.catalogue import markdown_table, picture
 from clinical_assets.lifecycle.conditions import DEVELOPMENT
-from clinical_assets.lifecycle.catalogue import described, markdown_table, picture
 from clinical_assets.protocol import ModelProtocol, ModelVersion, last_day, load_object
 from clinical_assets.reporting.figures import calibration_figure
 from clinical_assets.reporting.validation_report import ValidationReport, render
@@ -50,7 +50,6 @@ def training_set(protocol: ModelProtocol, lake: LakeResource) -> dg.MaterializeR
             "last_month": str(rows["month"].max()),
             "splits": markdown_table(count_splits(rows, protocol)),
             "protocol_sha256": protocol.sha256,
-            "dagster/column_schema": described(rows),
         },
     )
 
@@ -118,7 +117,6 @@ def evaluation(
             "test_rows": scored.height,
             **{x.metric: x.value for x in findings if x.subgroup == "overall" and x.value is not None},
             "calibration": picture(calibration_figure(calibration_curve(outcome, risk)), "calibration curve"),
-            "dagster/column_schema": described(table),
         },
     )
 
@@ -166,6 +164,5 @@ def validation_report(
             "report": dg.MetadataValue.path(path),
             "report_sha256": table["report_sha256"][0],
             "limits": markdown_table(table.select("metric", "subgroup", "limit", "value", "low", "high", "judgement")),
-            "dagster/column_schema": described(table),
         },
     )

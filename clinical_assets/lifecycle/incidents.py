@@ -33,7 +33,11 @@ def incident_on_failure(context: dg.RunFailureSensorContext, lake: LakeResource)
     )
     rows = incident_table([incident])
     lake.open().append(
-        INCIDENT_TABLE, rows, author=run.run_id, message=f"incident {incident.incident_id}", comments=INCIDENT_DESCRIPTIONS
+        INCIDENT_TABLE,
+        rows,
+        author=run.run_id,
+        message=f"incident {incident.incident_id}",
+        comments=INCIDENT_DESCRIPTIONS,
     )
 
 

@@ -6,7 +6,7 @@ Belongs here: the assets of monitoring. Does not belong here: any statistic, and
 import dagster as dg
 import polars as pl
 
-from clinical_assets.lifecycle.catalogue import described, markdown_table, picture
+from clinical_assets.lifecycle.catalogue import markdown_table, picture
 from clinical_assets.lifecycle.champion import drift_monitor, drift_table
 from clinical_assets.lifecycle.conditions import FLOW, RIPENING_TICK
 from clinical_assets.lifecycle.data import MONTHS
@@ -33,7 +33,6 @@ def profile(
             "profiled_rows": rows.height,
             "profiled_columns": table.height,
             "mean_missing_rate": float(table["missing_rate"].mean() or 0.0),
-            "dagster/column_schema": described(table),
         },
     )
 
@@ -62,7 +61,6 @@ def drift_report(
             "columns_flagged": report.columns.filter("flagged")["column"].n_unique(),
             "columns_compared": report.columns["column"].n_unique(),
             "evidence": picture(drift_bars(report.columns), "drift per column"),
-            "dagster/column_schema": described(table),
         },
     )
 
@@ -89,6 +87,5 @@ def performance_report(
             "outcomes_known_by": known_by.isoformat(),
             **dict(overall.select("metric", "value").iter_rows()),
             "overall": markdown_table(overall.select("metric", "value", "low", "high", "n")),
-            "dagster/column_schema": described(table),
         },
     )

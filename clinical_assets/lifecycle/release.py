@@ -10,16 +10,17 @@ import polars as pl
 
 from clinical_assets.learning.scoring import SCORE_COLUMNS, score
 from clinical_assets.lifecycle.candidate import check_sign_offs, reasons_against_release, release_row, sign_off_table
-from clinical_assets.lifecycle.catalogue import COLUMN_DESCRIPTIONS, described, markdown_table
+from clinical_assets.lifecycle.catalogue import markdown_table
 from clinical_assets.lifecycle.conditions import DEVELOPMENT, SCORING
 from clinical_assets.lifecycle.data import MONTHS
 from clinical_assets.protocol import ModelProtocol, ModelVersion
+from clinical_assets.resources.column_descriptions import COLUMN_DESCRIPTIONS
 from clinical_assets.resources.lake_io_manager import LakeResource
 from clinical_assets.resources.platform import ALIAS, HomeResource, RegistryResource
 from clinical_assets.resources.registry import CHAMPION
 
 
-class ReleaseRefused(RuntimeError):
+class ReleaseError(RuntimeError):
     """A candidate may not be released; the message gives every reason."""
 
 
@@ -35,7 +36,6 @@ def sign_off(
         metadata={
             "version": trained_model.version,
             "signatures": markdown_table(table.select("role", "signer", "decision", "reason", "signed_at", "fault")),
-            "dagster/column_schema": described(table),
         },
     )
 
@@ -59,7 +59,7 @@ def release(
     report = lake.open().read(f"{protocol.model}.validation_report", where={"version": trained_model.version})
     registry.open().load(trained_model, protocol.estimator)
     if reasons := reasons_against_release(home.open(), protocol, trained_model, report):
-        raise ReleaseRefused(f"{protocol.model} version {trained_model.version} is not released: {'; '.join(reasons)}")
+        raise ReleaseError(f"{protocol.model} version {trained_model.version} is not released: {'; '.join(reasons)}")
     previous = registry.open().find(protocol.model, CHAMPION)
     row = release_row(trained_model, previous, report, datetime.now(UTC))
     lake.open().write_table(
@@ -97,6 +97,5 @@ def predictions(
             "alerts_per_100": 100 * float(table["alerted"].mean() or 0.0),
             "mean_risk": float(table["risk"].mean() or 0.0),
             "latency_ms_per_1000": float(table["latency_ms_per_1000"][0]),
-            "dagster/column_schema": described(table),
         },
     )

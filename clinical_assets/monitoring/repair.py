@@ -25,7 +25,10 @@ class DriftNotice:
 
 @dataclass(frozen=True, slots=True)
 class RetrainingHistory:
-    """What was retrained for drift so far, from the run records: never from what a sensor remembers."""
+    """What was retrained for drift so far, from the run records: never from what a sensor remembers.
+
+    `last_month` is the newest month that a finished retraining was for, `failed_months` has one entry a failed run.
+    """
 
     in_flight: bool
     last_month: date | None
@@ -34,7 +37,7 @@ class RetrainingHistory:
 
 @dataclass(frozen=True, slots=True)
 class RepairDecision:
-    """Retrain for one notice, or nothing; why, in sentences with numbers; and the notices that are still to be decided."""
+    """Retrain for one notice, or nothing; why, in sentences with numbers; and the notices that no retraining met yet."""
 
     retrain_for: DriftNotice | None
     reasons: tuple[str, ...]
@@ -51,8 +54,8 @@ def decide_repair(
     """The smallest repair that the notices call for, at most one retraining for all of them.
 
     The cool-down runs on the calendar of the data, from the month of the last retraining for drift to the newest month
-    reported. Notices that fall into it, or that come while a retraining is in flight, stay pending; a notice about a
-    version that is no longer the champion is dropped, since the repair has happened.
+    reported. A notice stays pending until a retraining for its month or a later one has finished, or another version
+    has been released since: so a run that is killed is tried again, and a notice in the cool-down is not forgotten.
     """
     reasons: list[str] = []
     shifted: list[DriftNotice] = []
@@ -64,6 +67,8 @@ def decide_repair(
                 f"{notice.month:%Y-%m} {notice.verdict.value} was about version {notice.champion_version}; "
                 f"version {champion_version} has been released since"
             )
+        elif history.last_month is not None and notice.month <= history.last_month:
+            reasons.append(f"{notice.month:%Y-%m} {notice.verdict.value} was retrained for, {history.last_month:%Y-%m}")
         else:
             shifted.append(notice)
     if not shifted:
@@ -81,4 +86,4 @@ def decide_repair(
     if (attempts := history.failed_months.count(latest.month)) >= MAXIMUM_ATTEMPTS:
         reason = f"{latest.month:%Y-%m}: {attempts} retrainings failed; see the incidents"
         return RepairDecision(None, (*reasons, reason), ())
-    return RepairDecision(latest, (*reasons, f"{latest.month:%Y-%m} {latest.verdict.value}: {latest.reason}"), ())
+    return RepairDecision(latest, (*reasons, f"{latest.month:%Y-%m} {latest.verdict.value}: {latest.reason}"), pending)

@@ -20,6 +20,7 @@ telemetry:
 run_monitoring:
   enabled: true
   start_timeout_seconds: 120
+  max_runtime_seconds: 7200
 concurrency:
   runs:
     max_concurrent_runs: 4

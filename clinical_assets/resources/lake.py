@@ -25,6 +25,7 @@ __all__ = ["Commit", "Lake", "LakeError", "Scalar"]
 
 Scalar = bool | int | float | str | date
 T = TypeVar("T")
+Cursor = duckdb.DuckDBPyConnection
 
 _TABLE = re.compile(r"[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*")
 _YOUNGEST_ORPHAN = timedelta(hours=1)
@@ -57,7 +58,7 @@ class Lake:
     data: Path
     retry_seconds: float = 60.0
 
-    def cursor(self) -> duckdb.DuckDBPyConnection:
+    def cursor(self) -> Cursor:
         """A connection of its own to the process's engine, in which the lake is the database `lake`."""
         return lake_engine(self.catalogue, self.data).connection.cursor()
 
@@ -155,7 +156,7 @@ class Lake:
         selected = "*" if columns is None else ", ".join(map(quoted_name, columns))
         filtered = f" WHERE {' AND '.join(conditions)}" if conditions else ""
 
-        def read(cursor: duckdb.DuckDBPyConnection) -> pl.DataFrame:
+        def read(cursor: Cursor) -> pl.DataFrame:
             cursor.execute("BEGIN")
             found = cursor.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()
             asked = {*(columns or ()), *(where or ()), *(("month",) if wanted is not None else ())}
@@ -209,14 +210,14 @@ class Lake:
         call = f"CALL ducklake_delete_orphaned_files('lake', older_than => now() - INTERVAL {seconds} SECOND)"
         return len(self._read(lambda cursor: cursor.execute(call).fetchall()))
 
-    def _run(self, action: Callable[[duckdb.DuckDBPyConnection], T], what: str = "the lake") -> tuple[T, int]:
+    def _run(self, action: Callable[[Cursor], T], what: str = "the lake") -> tuple[T, int]:
         def run() -> T:
             with self.cursor() as cursor:  # closing it rolls back what is open
                 return action(cursor)
 
         return attempt(what, self.retry_seconds, run)
 
-    def _read(self, action: Callable[[duckdb.DuckDBPyConnection], T], what: str = "the lake") -> T:
+    def _read(self, action: Callable[[Cursor], T], what: str = "the lake") -> T:
         return self._run(action, what)[0]
 
     def _write(
@@ -238,15 +239,14 @@ class Lake:
         values = frame[replace_by].unique().to_list() if replace_by is not None else []
         committing = lake_engine(self.catalogue, self.data).committing
 
-        def write(cursor: duckdb.DuckDBPyConnection) -> int:
+        def write(cursor: Cursor) -> int:
             cursor.register("incoming", frame)
             cursor.execute("BEGIN")
             base = _number(cursor, "FROM lake.current_snapshot()")
             _fit_table(cursor, table, whole, replace_by)
             if replace_by is not None:
-                cursor.execute(
-                    f"DELETE FROM {target} WHERE {quoted_name(replace_by)} IN ({_placeholders(values)})", values
-                )
+                replaced = f"{quoted_name(replace_by)} IN ({_placeholders(values)})"
+                cursor.execute(f"DELETE FROM {target} WHERE {replaced}", values)
             elif whole:
                 cursor.execute(f"DELETE FROM {target}")
             cursor.execute(f"INSERT INTO {target} BY NAME SELECT * FROM incoming")
@@ -261,7 +261,7 @@ class Lake:
         return Commit(snapshot=snapshot, rows=frame.height, attempts=attempts)
 
 
-def _fit_table(cursor: duckdb.DuckDBPyConnection, table: str, whole: bool, partition_by: str | None) -> None:
+def _fit_table(cursor: Cursor, table: str, whole: bool, partition_by: str | None) -> None:
     """Makes the table of the incoming columns, or brings an existing one to them if that loses nothing."""
     target = _quoted_table(table)
     incoming = {name: kind for name, kind, *_ in cursor.execute("DESCRIBE incoming").fetchall()}
@@ -285,9 +285,7 @@ def _fit_table(cursor: duckdb.DuckDBPyConnection, table: str, whole: bool, parti
             raise LakeError(f"{table}: column {name} is {kind} in the frame and {kept[name]} in the table; {remedy}")
 
 
-def _set_comments(
-    cursor: duckdb.DuckDBPyConnection, table: str, description: str | None, comments: Mapping[str, str]
-) -> None:
+def _set_comments(cursor: Cursor, table: str, description: str | None, comments: Mapping[str, str]) -> None:
     # Only what differs: a comment alters the table, and thereby collides with every other writer of it.
     query = "SELECT comment FROM duckdb_tables() WHERE database_name = 'lake' AND schema_name || '.' || table_name = ?"
     if description is not None and cursor.execute(query, [table]).fetchone() != (description,):
@@ -298,7 +296,7 @@ def _set_comments(
             cursor.execute(f"COMMENT ON COLUMN {column} IS {quoted_text(comments[name])}")
 
 
-def _columns(cursor: duckdb.DuckDBPyConnection, table: str) -> list[tuple[str, str, str | None]]:
+def _columns(cursor: Cursor, table: str) -> list[tuple[str, str, str | None]]:
     return cursor.execute(
         "SELECT column_name, data_type, comment FROM duckdb_columns()"
         " WHERE database_name = 'lake' AND schema_name || '.' || table_name = ? ORDER BY column_index",
@@ -306,7 +304,7 @@ def _columns(cursor: duckdb.DuckDBPyConnection, table: str) -> list[tuple[str, s
     ).fetchall()
 
 
-def _require_months(cursor: duckdb.DuckDBPyConnection, table: str, source: str, wanted: Sequence[date]) -> None:
+def _require_months(cursor: Cursor, table: str, source: str, wanted: Sequence[date]) -> None:
     if not wanted:
         raise LakeError(f"{table}: no month is asked for; give at least one")
     present = {month for (month,) in cursor.execute(f"SELECT DISTINCT month FROM {source}").fetchall()}
@@ -339,7 +337,7 @@ def _is_storable(kind: pl.DataType | DataTypeClass) -> bool:
             return kind in _SCALARS
 
 
-def _number(cursor: duckdb.DuckDBPyConnection, query: str) -> int:
+def _number(cursor: Cursor, query: str) -> int:
     return cursor.execute(query).fetchall()[0][0]
 
 

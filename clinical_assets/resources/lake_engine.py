@@ -2,6 +2,9 @@
 
 Belongs here: extensions, attachment, encryption, access rights, patience with other writers. Does not belong here:
 tables and rows, and Dagster.
+
+Never open (or copy) an SQLite catalogue in a process that holds the lake: closing any other handle of the file drops
+the locks of the engine.
 """
 
 import importlib

@@ -12,10 +12,11 @@ import dagster as dg
 import polars as pl
 import polars.selectors as cs
 
+from clinical_assets.resources.column_descriptions import COLUMN_DESCRIPTIONS
 from clinical_assets.resources.lake import Lake, LakeError
 
 REPLACE_BY = "lake/replace_by"
-COLUMN_DESCRIPTIONS = "lake/column_descriptions"
+COLUMN_SCHEMA = "dagster/column_schema"
 VERSION = "lake/version"
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ class LakeIOManager(dg.ConfigurableIOManager):
     """Keeps Polars and pandas frames as tables of the lake.
 
     Definition metadata of an asset: `lake/replace_by` (an unpartitioned asset replaces only the rows whose value in
-    this column it gives anew), `lake/column_descriptions`. Metadata of an input: `lake/version`, a snapshot to read at.
+    this column it gives anew). Metadata of an output: `dagster/column_schema`, whose descriptions become comments beside
+    the platform's own. Metadata of an input: `lake/version`, a snapshot to read at.
     """
 
     lake: dg.ResourceDependency[LakeResource]
@@ -47,7 +49,7 @@ class LakeIOManager(dg.ConfigurableIOManager):
         table = _table_name(context.asset_key)
         frame = _to_polars(table, obj)
         metadata = context.definition_metadata or {}
-        comments = dict(metadata.get(COLUMN_DESCRIPTIONS, {}))
+        comments = COLUMN_DESCRIPTIONS | _given_descriptions(context)
         partition = _only_partition(table, context) if context.has_asset_partitions else None
         note = {"run_id": context.run_id, "asset": context.asset_key.to_user_string(), "partition": partition}
         provenance: dict[str, Any] = {
@@ -65,11 +67,11 @@ class LakeIOManager(dg.ConfigurableIOManager):
         context.add_output_metadata(
             {
                 "dagster/row_count": commit.rows,
-                "dagster/column_schema": dg.TableSchema(columns),
                 "lake/table": table,
                 "lake/snapshot": commit.snapshot,
                 "lake/attempts": commit.attempts,
             }
+            | ({} if COLUMN_SCHEMA in context.output_metadata else {COLUMN_SCHEMA: dg.TableSchema(columns)})
         )
 
     def load_input(self, context: dg.InputContext) -> "pl.DataFrame | pd.DataFrame":
@@ -83,10 +85,19 @@ class LakeIOManager(dg.ConfigurableIOManager):
                 months = [_month(table, partitions, key) for key in keys]
         snapshot = (context.definition_metadata or {}).get(VERSION)
         wanted = context.dagster_type.typing_type
-        if wanted not in (pl.DataFrame, Any) and not _is_pandas(wanted):
+        in_polars = wanted in (pl.DataFrame, Any)
+        if not in_polars and not _is_pandas(wanted):
             raise LakeError(f"{table}: annotate the input polars.DataFrame or pandas.DataFrame, not {wanted}")
         frame = self.lake.open().read(table, months=months, snapshot=snapshot)
-        return frame.to_pandas() if _is_pandas(wanted) else frame
+        return frame if in_polars else frame.to_pandas()
+
+
+def _given_descriptions(context: dg.OutputContext) -> dict[str, str]:
+    given = context.output_metadata.get(COLUMN_SCHEMA)
+    schema = given.value if isinstance(given, dg.TableSchemaMetadataValue) else given
+    if not isinstance(schema, dg.TableSchema):
+        return {}
+    return {column.name: column.description for column in schema.columns if column.description}
 
 
 def _table_name(key: dg.AssetKey) -> str:

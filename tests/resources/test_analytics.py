@@ -162,24 +162,20 @@ def test_all_tables_show_the_same_snapshot_while_writers_go_on(
 
 def test_a_reader_is_not_disturbed_and_the_next_one_sees_the_new_file(lake: Lake, path: Path) -> None:
     publish_analytics(lake, path, ["toy"])
-    reader = subprocess.Popen(
-        [sys.executable, "-c", READER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert reader.stdin is not None
-    assert reader.stdout is not None
+    command = [sys.executable, "-c", READER, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
 
-    def ask() -> int:
-        assert reader.stdin is not None
-        assert reader.stdout is not None
-        reader.stdin.write("\n")
-        reader.stdin.flush()
-        return int(reader.stdout.readline())
+        def ask() -> int:
+            assert reader.stdin is not None
+            assert reader.stdout is not None
+            reader.stdin.write("\n")
+            reader.stdin.flush()
+            return int(reader.stdout.readline())
 
-    assert ask() == 2
-    write_stays(lake, FEBRUARY, 3)
-    publish_analytics(lake, path, ["toy"])
-    assert ask() == 2
-    reader.communicate(timeout=60)
+        assert ask() == 2
+        write_stays(lake, FEBRUARY, 3)
+        publish_analytics(lake, path, ["toy"])
+        assert ask() == 2
     assert reader.returncode == 0
     assert query(path, "SELECT count(*) FROM toy.stays") == [(5,)]
 

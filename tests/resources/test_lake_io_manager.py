@@ -24,11 +24,15 @@ def stays(month: date) -> pl.DataFrame:
 @dg.asset(
     key_prefix="toy",
     partitions_def=MONTHS,
-    metadata={"lake/column_descriptions": {"days": "Length of stay (days)", "absent": "Not in this table"}},
 )
-def features(context: dg.AssetExecutionContext) -> pl.DataFrame:
+def features(context: dg.AssetExecutionContext) -> dg.MaterializeResult[pl.DataFrame]:
     """One row a stay."""
-    return stays(datetime.strptime(context.partition_key, "%Y-%m").replace(tzinfo=UTC).date())
+    rows = stays(datetime.strptime(context.partition_key, "%Y-%m").replace(tzinfo=UTC).date())
+    described = {"days": "Length of stay (days)"}
+    schema = dg.TableSchema(
+        [dg.TableColumn(name, str(kind), described.get(name)) for name, kind in rows.schema.items()]
+    )
+    return dg.MaterializeResult(value=rows, metadata={"dagster/column_schema": schema})
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 
@@ -108,9 +109,14 @@ def lake(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
     return Lake(f"{server} dbname={database}", tmp_path / "data")
 
 
-def start(script: str, lake: Lake, *arguments: str) -> subprocess.Popen[str]:
+@contextmanager
+def started(script: str, lake: Lake, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-c", script, lake.catalogue, str(lake.data), *arguments]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def wait_for(process: subprocess.Popen[str], word: str) -> None:
@@ -123,16 +129,14 @@ def stays(month: date, writer: int, rows: int = 3) -> pl.DataFrame:
 
 
 def test_processes_that_make_the_same_new_month_at_once_leave_it_once(lake: Lake) -> None:
-    writers = [start(WRITER, lake, str(number)) for number in range(2)]
-    for writer in writers:
-        wait_for(writer, "ready")
-    for writer in writers:
-        assert writer.stdin is not None
-        writer.stdin.write("go\n")
-        writer.stdin.flush()
-    for writer in writers:
-        writer.communicate(timeout=60)
-        assert writer.returncode == 0
+    with started(WRITER, lake, "0") as first, started(WRITER, lake, "1") as second:
+        wait_for(first, "ready")
+        wait_for(second, "ready")
+        for writer in (first, second):
+            assert writer.stdin is not None
+            writer.stdin.write("go\n")
+            writer.stdin.flush()
+        assert (first.wait(timeout=60), second.wait(timeout=60)) == (0, 0)
 
     month = lake.read("toy.stays", month=FEBRUARY)
     assert month.height == 3000
@@ -169,11 +173,11 @@ def test_a_reader_keeps_its_snapshot_and_holds_up_no_writer(lake: Lake) -> None:
 
 def test_a_writer_killed_before_its_commit_leaves_the_old_month_and_no_lock(lake: Lake) -> None:
     lake.write_month("toy.stays", JANUARY, stays(JANUARY, 1), author="", message="")
-    writer = start(HALF_A_WRITER, lake)
-    wait_for(writer, "inserted")
-    meanwhile = lake.write_month("toy.stays", FEBRUARY, stays(FEBRUARY, 2), author="", message="")
-    writer.send_signal(signal.SIGKILL)
-    writer.communicate(timeout=60)
+    with started(HALF_A_WRITER, lake) as writer:
+        wait_for(writer, "inserted")
+        meanwhile = lake.write_month("toy.stays", FEBRUARY, stays(FEBRUARY, 2), author="", message="")
+        writer.send_signal(signal.SIGKILL)
+        writer.wait(timeout=60)
 
     assert meanwhile.attempts == 1
     assert lake.read("toy.stays", month=JANUARY)["writer"].to_list() == [1, 1, 1]
@@ -184,8 +188,8 @@ def test_a_writer_killed_before_its_commit_leaves_the_old_month_and_no_lock(lake
 @pytest.mark.parametrize("lake", ["sqlite"], indirect=True)
 def test_a_full_disk_is_one_clear_error_and_leaves_the_old_month(lake: Lake) -> None:
     lake.write_month("toy.stays", JANUARY, stays(JANUARY, 1), author="", message="")
-    writer = start(WRITER_ON_A_FULL_DISK, lake, "200000")
-    told, _ = writer.communicate(timeout=60)
+    with started(WRITER_ON_A_FULL_DISK, lake, "200000") as writer:
+        told, _ = writer.communicate(timeout=60)
 
     assert told.startswith("toy.stays: the transaction failed; check disk, rights and catalogue: ")
     assert "File too large" in told
