@@ -1,6 +1,5 @@
 """A platform on which a hospital runs its clinical models, as Dagster assets."""
 
-import logging
 import os
 
 # Nothing leaves the machine: each of these libraries reports its use to its maker unless told otherwise.
@@ -9,6 +8,4 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
 os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-
-# Hints for interactive users; a step's log is no place for them.
-logging.getLogger("mlflow").setLevel(logging.WARNING)
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")

@@ -51,7 +51,7 @@ from clinical_assets.resources.registry import CHALLENGER, CHAMPION, Registry, R
 app = typer.Typer(help="Run clinical models as governed assets.", no_args_is_help=True, add_completion=False)
 keys = typer.Typer(help="Signing keys.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
-console = Console()
+console = Console() if sys.stdout.isatty() else Console(width=120)
 
 P = ParamSpec("P")
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
@@ -169,7 +169,7 @@ def model_state(lake: Lake, registry: Registry, model: str) -> dict[str, Any]:
     latest = drift.sort("month").row(-1, named=True) if drift is not None else {}
     performance = lake.read(f"{model}.performance_report") if lake.exists(f"{model}.performance_report") else None
     ripe = (
-        performance.filter((pl.col("metric") == "auroc") & (pl.col("subgroup") == "overall")).drop_nulls("value")
+        performance.filter(metric="auroc", subgroup="overall", status="ripe").drop_nulls("value")
         if performance is not None
         else pl.DataFrame()
     )

@@ -19,12 +19,13 @@ from typing import Any, Literal
 import dagster as dg
 import polars as pl
 from dagster._core.scheduler.instigation import InstigatorType
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from clinical_assets.archives.archive import Archive, ArchiveError, PublishedArchive
-from clinical_assets.archives.calendar import FIRST_MONTH, REPLAY_MONTHS
+from clinical_assets.archives.calendar import CALENDAR_NOTE, FIRST_MONTH, REPLAY_MONTHS
 from clinical_assets.archives.download import download_bar, fetch
 from clinical_assets.governance.signatures import (
     Signer,
@@ -95,10 +96,8 @@ def run_demo(home: Home, data: DataChoice, console: Console) -> None:
     protocols = [read_protocol(model) for model in protocol_names()]
     for protocol in protocols:
         archive = choose_source(home, protocol, data, console)
-        console.print(f"[bold]{protocol.title}[/]: data_origin [bold]{archive.data_origin}[/] ({archive.path})")
-    console.print(
-        "The archives have no dates: months are a replay calendar, from 2024-01. The signers are demonstrations."
-    )
+        console.print(f"{protocol.title}: {archive.data_origin}, from {archive.path}", soft_wrap=True)
+    console.print(f"{CALENDAR_NOTE} The signers are demonstrations.", soft_wrap=True)
     home.prepare()
     registry = Registry(home.registry_uri, home.registry_artefacts)
     registry.prepare()
@@ -120,7 +119,7 @@ def run_demo(home: Home, data: DataChoice, console: Console) -> None:
             Replay(home, lake, registry, instance, protocol, progress, watching).run()
         for protocol in protocols:
             console.print(months_table(lake, instance, protocol))
-    console.print(where_to_look(home, registry, protocols))
+    console.print(where_to_look(home, registry, protocols), soft_wrap=True, highlight=False)
 
 
 def end_abandoned_runs(instance: dg.DagsterInstance, home: Home) -> None:
@@ -139,7 +138,8 @@ def daemon(home: Home, instance: dg.DagsterInstance) -> Iterator[subprocess.Pope
     log = home.dagster / "daemon.log"
     command = [sys.executable, "-m", "dagster._daemon", "run", "-w", str(PROJECT / "workspace.yaml")]
     with log.open("ab") as output:
-        # Dagster maps SIGTERM to the handler of SIGINT, which a script's children inherit as ignored.
+        # A script's background jobs ignore SIGINT, and so would the daemon, which maps SIGTERM to its handler.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         process = subprocess.Popen(
             command,
             cwd=PROJECT,
@@ -147,7 +147,6 @@ def daemon(home: Home, instance: dg.DagsterInstance) -> Iterator[subprocess.Pope
             stderr=subprocess.STDOUT,
             start_new_session=True,
             env={**os.environ, "DAGSTER_HOME": str(home.dagster)},
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
     try:
         yield process
@@ -308,29 +307,36 @@ def sign_as_demonstration(home: Home, lake: Lake, protocol: ModelProtocol, versi
 def months_table(lake: Lake, instance: dg.DagsterInstance, protocol: ModelProtocol) -> Table:
     """Month by month, what was seen of one model and what was done about it."""
     model = protocol.model
-    drift = lake.read(f"{model}.drift_report", columns=["month", "champion_version", "verdict", "reason"]).unique()
+    drift = lake.read(f"{model}.drift_report").sort("evidence", "value", descending=True, nulls_last=True)
     performance = lake.read(f"{model}.performance_report", where={"subgroup": "overall"})
-    wide = performance.filter(pl.col("metric").is_in(["auroc", "observed_expected_ratio"]))
-    figures = {(row["month"], row["metric"]): row["value"] for row in wide.iter_rows(named=True)}
+    figures = {(row["month"], row["metric"]): row["value"] for row in performance.iter_rows(named=True)}
     status = dict(performance.select("month", "status").unique().iter_rows())
     done = repairs(instance, model)
-    table = Table(title=f"{protocol.title}: what was seen, and what was done", show_lines=False)
-    for heading in ("month", "version", "verdict", "what moved", "AUROC", "O:E", "done by the daemon"):
-        table.add_column(heading, overflow="fold")
-    for row in drift.sort("month").iter_rows(named=True):
-        month = row["month"]
+    table = Table(title=f"{protocol.title} on {drift['data_origin'][0]}: what was seen, and what was done", box=SIMPLE)
+    for heading in ("month", "live", "verdict", "moved", "most of all", "AUROC", "O:E", "done by the daemon"):
+        table.add_column(heading, overflow="fold", no_wrap=heading in ("month", "verdict", "moved"))
+    for (month,), rows in sorted(drift.group_by("month", maintain_order=True), key=lambda item: item[0]):
+        flagged = rows.filter("flagged")
         auroc, ratio = (figures.get((month, metric)) for metric in ("auroc", "observed_expected_ratio"))
-        unripe = "not ripe" if status.get(month) == "not_ripe" else ""
+        ripe, unripe = status.get(month) == "ripe", status.get(month, "not_ripe").replace("_", " ")
         table.add_row(
             f"{month:%Y-%m}",
-            str(row["champion_version"]),
-            row["verdict"],
-            row["reason"],
-            f"{auroc:.3f}" if auroc is not None else unripe,
-            f"{ratio:.2f}" if ratio is not None else unripe,
+            f"v{rows['champion_version'][0]}",
+            rows["verdict"][0],
+            f"{flagged['column'].n_unique()} of {rows['column'].n_unique()}",
+            movement_in_words(flagged.row(0, named=True)) if flagged.height else "-",
+            f"{auroc:.3f}" if ripe and auroc is not None else unripe,
+            f"{ratio:.2f}" if ripe and ratio is not None else unripe,
             done.get(month, ""),
         )
     return table
+
+
+def movement_in_words(row: Mapping[str, Any]) -> str:
+    """The movement of one column, short."""
+    if row["statistic"] == "missing_rate_change":
+        return f"{row['column']} missing {row['reference_missing_rate']:.0%} -> {row['batch_missing_rate']:.0%}"
+    return f"{row['column']} {row['statistic'].replace('_', ' ')} {row['value']:.2f}"
 
 
 def repairs(instance: dg.DagsterInstance, model: str) -> dict[date, str]:
@@ -343,7 +349,7 @@ def repairs(instance: dg.DagsterInstance, model: str) -> dict[date, str]:
     for run in instance.get_runs(dg.RunsFilter(tags={RETRAINING: model, TRIGGER: "drift"})):
         version = versions.get(run.run_id)
         outcome = "released" if version in released else "refused"
-        told = f"retrained: version {version}, {outcome}" if version else f"retraining {run.status.value.lower()}"
+        told = f"retrained: v{version} {outcome}" if version else f"retraining {run.status.value.lower()}"
         words[date.fromisoformat(run.tags[MONTH])] = told
     return words
 
@@ -353,11 +359,13 @@ def where_to_look(home: Home, registry: Registry, protocols: list[ModelProtocol]
     model = protocols[0].model
     version = registry.champion(model)
     return f"""
-[bold]Where to look[/]
-  The chain, in Dagster's UI      make dev, then http://127.0.0.1:3000
-  The validation report           {home.report(model, version.version)}
-  The analysts' DuckDB file       {home.analytics}
-    select month, verdict, column, value, critical from {model}.drift_report where flagged order by month, value desc;
-    select month, metric, value, low, high from {model}.performance_report where subgroup = 'overall' and metric = 'auroc';
-    select version, metric, subgroup, value, judgement from governance.validation_report order by version, metric;
+Where to look
+  the chain, in Dagster's UI   make dev, then http://127.0.0.1:3000
+  the validation report        {home.report(model, version.version)}
+  the analysts' DuckDB file    {home.analytics}
+
+Three queries to paste there
+  from {model}.drift_report select month, verdict, "column", value, critical where flagged order by month, value desc;
+  from {model}.performance_report select month, value, low, high where metric = 'auroc' and subgroup = 'overall';
+  from governance.validation_report select version, metric, subgroup, value, judgement order by version, metric;
 """

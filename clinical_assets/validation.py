@@ -1,6 +1,6 @@
 """External validation: one version, scored on any archive in its publisher's layout, with everything measured.
 
-Belongs here: the way from a foreign archive to files a reviewer can read. Does not belong here: how anything is measured.
+Belongs here: the way from a foreign archive to files a reviewer can read. Does not belong here: any measuring.
 """
 
 import json
@@ -37,10 +37,11 @@ class ExternalValidation:
 def validate_externally(
     protocol: ModelProtocol, lake: Lake, registry: Registry, version: ModelVersion, source: Path, out: Path, key: Path
 ) -> ExternalValidation:
-    """Score every eligible unit of an archive, measure on the patients that the version never learnt from, and write all.
+    """Score every eligible unit of an archive, and measure on the patients that the version never learnt from.
 
-    `predictions.parquet` has a row a unit: pseudonyms, risk, prediction, outcome, `seen_in_training`. Raises ArchiveError,
-    LearningError or EvaluationError where the archive cannot be read, scored or measured; then nothing is written.
+    `predictions.parquet` has a row a unit: pseudonyms, risk, prediction, outcome, `seen_in_training`. Raises
+    ArchiveError, LearningError or EvaluationError where the archive cannot be read, scored or measured; then nothing is
+    written.
     """
     archive = load_object(protocol.archive).open(source)
     rows = load_object(protocol.cohort)(archive, MonthWindow(FIRST_MONTH, month_after(LAST_MONTH)))
@@ -96,7 +97,7 @@ def learnt_from(lake: Lake, protocol: ModelProtocol, version: ModelVersion) -> p
 
 
 def describe_overlap(scored: pl.DataFrame, unseen: pl.DataFrame, protocol: ModelProtocol) -> str:
-    """What a reader must know: on how many patients the figures rest, and whether the version learnt from any of them."""
+    """On how many patients the figures rest, and whether the version learnt from any of them."""
     patients, strangers = scored[protocol.patient].n_unique(), unseen[protocol.patient].n_unique()
     if strangers == patients:
         return f"measured on all {patients:,} patients, none of whom this version learnt from"

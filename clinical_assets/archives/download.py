@@ -56,8 +56,9 @@ def fetch(
 ) -> Path:
     """The path of the archive below `raw`, downloaded into `raw/<name>/` unless it is there already.
 
-    The publisher must answer, and go on answering, within `answer_within_seconds`. A file appears under its name only when it is complete and its contents have the published sha256. Raises
-    ArchiveError, naming the address and the remedy, when the transfer fails or a checksum differs.
+    The publisher must answer, and go on answering, within `answer_within_seconds`. A file appears under its name only
+    when it is complete and its contents have the published sha256. Raises ArchiveError, naming the address and the
+    remedy, when the transfer fails or a checksum differs.
     """
     if (found := published.find(raw)) is not None:
         return found

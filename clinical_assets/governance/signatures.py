@@ -1,11 +1,12 @@
-"""Sign-offs: statements about one exact model version, signed by named people with their Ed25519 keys, and their verification.
+"""Sign-offs: statements about one exact model version, signed by named people with their Ed25519 keys.
 
-Belongs here: keys, signers, statements, and whether the signatures at hand suffice. Does not belong here: who asks for a
-signature, and what follows from it.
+Belongs here: keys, signers, statements, and whether the signatures at hand suffice. Does not belong here: who asks for
+a signature, and what follows from it.
 """
 
 import json
 import os
+import re
 import tomllib
 import uuid
 from collections.abc import Sequence
@@ -53,7 +54,7 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """A person who may sign: the roles held, the public key in hexadecimal, and whether this is a demonstration signer."""
+    """A person who may sign: the roles held, the public key in hexadecimal, and whether it is for demonstration."""
 
     name: str
     roles: tuple[str, ...]
@@ -84,7 +85,7 @@ def create_key(path: Path, passphrase: str | None) -> str:
 
 
 def sign(statement: Statement, key_path: Path, passphrase: str | None) -> Signature:
-    """The statement, signed with the private key at `key_path`; raises SignatureError where the key cannot be opened."""
+    """The statement, signed with the key at `key_path`; raises SignatureError where the key cannot be opened."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -130,6 +131,8 @@ def read_signers(paths: Sequence[Path]) -> dict[str, Signer]:
                 )
             if name in signers:
                 raise SignatureError(f"{path}: [{name}] stands in another signers file too; remove one")
+            if not re.fullmatch(r"[0-9a-f]{64}", entry["public_key"]):
+                raise SignatureError(f"{path}: [{name}] public_key must be 64 hex digits in small letters")
             signers[name] = Signer(name, tuple(entry["roles"]), entry["public_key"], entry["demo"])
     keys = [signer.public_key for signer in signers.values()]
     if twice := sorted(name for name, signer in signers.items() if keys.count(signer.public_key) > 1):
@@ -139,6 +142,8 @@ def read_signers(paths: Sequence[Path]) -> dict[str, Signer]:
 
 def add_signer(path: Path, signer: Signer) -> None:
     """Append a signer to a signers file; raises SignatureError where the name stands there already."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", signer.name):
+        raise SignatureError(f"{signer.name!r} is no name of a signer; use letters, digits, _ and - alone")
     if signer.name in read_signers([path]):
         raise SignatureError(f"{path}: [{signer.name}] stands there already")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,7 +156,7 @@ def add_signer(path: Path, signer: Signer) -> None:
 
 
 def store(signature: Signature, folder: Path) -> Path:
-    """Write a signature as one JSON file below `folder/<model>/v<version>/`, whole or not at all, and return its path."""
+    """Write a signature as a JSON file below `folder/<model>/v<version>/`, whole or not at all; gives its path."""
     statement = signature.statement
     target = folder / statement.model / f"v{statement.version}"
     target.mkdir(parents=True, exist_ok=True)
@@ -167,10 +172,20 @@ def read_signatures(folder: Path, model: str, version: int) -> list[Signature]:
     for path in sorted((folder / model / f"v{version}").glob("[!.]*.json")):
         try:
             content = json.loads(path.read_text())
-            signatures.append(Signature(Statement(**content["statement"]), content["signature"]))
+            signature = Signature(Statement(**content["statement"]), str(content["signature"]))
+            signatures.append((_moment(signature), signature))
         except (ValueError, KeyError, TypeError) as error:
             raise SignatureError(f"{path} is damaged ({type(error).__name__}); restore it or sign again") from error
-    return sorted(signatures, key=lambda signature: signature.statement.signed_at)
+    # Within one second a rejection comes last, so that it is the last word.
+    signatures.sort(key=lambda dated: (dated[0], dated[1].statement.decision == "reject"))
+    return [signature for _, signature in signatures]
+
+
+def _moment(signature: Signature) -> datetime:
+    moment = datetime.fromisoformat(signature.statement.signed_at)
+    if moment.tzinfo is None:
+        raise ValueError("signed_at needs a time zone")
+    return moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +205,7 @@ def check_signatures(
     protocol: ModelProtocol,
     at: datetime,
 ) -> list[CheckedSignature]:
-    """Each signature with what is wrong with it, judged at the moment `at` for exactly this version, report and protocol."""
+    """Each signature with what is wrong with it, at the moment `at`, for exactly this version, report and protocol."""
     checked = []
     for signature in signatures:
         signer = signers.get(signature.statement.signer)
@@ -225,7 +240,7 @@ def _fault(
     ):
         if signed != actual:
             return f"the {name} changed after signing ({signed[:12]} was signed, {actual[:12]} is at hand)"
-    signed_at = datetime.fromisoformat(statement.signed_at)
+    signed_at = _moment(signature)
     if at > signed_at + timedelta(days=protocol.sign_off.valid_days):
         return f"it expired {protocol.sign_off.valid_days} days after {statement.signed_at}"
     if signed_at > at + timedelta(minutes=5):

@@ -1,6 +1,7 @@
 """How MLflow serves an estimator: this file itself is what MLflow stores and runs, so that no pickle is needed.
 
-Belongs here: the translation between MLflow's call and an estimator's. Nothing else; the file is stored with each version.
+Belongs here: the translation between MLflow's call and an estimator's. Nothing else: the file is stored with each
+version.
 """
 
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 from mlflow.models import set_model
-from mlflow.pyfunc import PythonModel, PythonModelContext
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from clinical_assets.learning.storage import load_estimator
 
@@ -25,7 +26,7 @@ class ServedEstimator(PythonModel):
             Path(context.artifacts["estimator"]), config["artefact_sha256"], config["estimator"]
         )
 
-    def predict(
+    def predict(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> np.ndarray:
         """The risk of every row."""

@@ -1,4 +1,4 @@
-"""The chain of every model, in reading order, as thin Dagster assets; what they call is elsewhere and knows no Dagster."""
+"""The chain of every model, in reading order, as thin Dagster assets; what they call knows no Dagster."""
 
 from clinical_assets.lifecycle import data, development, monitoring, publication, release
 

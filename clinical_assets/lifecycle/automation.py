@@ -1,6 +1,6 @@
 """When things happen by themselves: jobs, schedules and sensors of one model, as functions the stamp calls.
 
-Belongs here: what starts a run, and when. Does not belong here: any statistic; a sensor reads verdicts and records only.
+Belongs here: what starts a run, and when. Does not belong here: any statistic; a sensor reads verdicts and records.
 """
 
 import json
@@ -88,7 +88,10 @@ def sensors(protocol: ModelProtocol) -> list[dg.SensorDefinition]:
 
 
 def retraining_when_drifted(protocol: ModelProtocol) -> dg.SensorDefinition:
-    """The sensor that steps through every new drift report and asks for one retraining where the verdicts call for it."""
+    """The sensor that steps through every new drift report and asks for one retraining where the verdicts call for it.
+
+    Its cursor holds how far it has looked, and the notices that no retraining has met yet.
+    """
     model = protocol.model
 
     @dg.sensor(

@@ -68,7 +68,7 @@ def released_versions(registry: Registry, candidate: ModelVersion) -> dict[str, 
 def compare_with_released(
     scored: pl.DataFrame, protocol: ModelProtocol, candidate: ModelVersion, registry: Registry
 ) -> list[Finding]:
-    """The candidate minus each released version, on the same test rows, which no version of this model ever learnt from."""
+    """The candidate minus each released version, on the same test rows, from which no version ever learnt."""
     findings: list[Finding] = []
     for name, version in released_versions(registry, candidate).items():
         other = score(registry.load(version, protocol.estimator), scored.select(pl.exclude(SCORE_COLUMNS)), version)
@@ -165,7 +165,7 @@ def sign_off_table(checked: Sequence[CheckedSignature], version: ModelVersion) -
 def reasons_against_release(
     home: Home, protocol: ModelProtocol, version: ModelVersion, report: pl.DataFrame
 ) -> list[str]:
-    """Everything that forbids the release of a version, read afresh: its findings, its report's file, its signatures."""
+    """All that forbids the release of a version, read afresh: its findings, its report's file, its signatures."""
     if report.is_empty():
         return ["it has no validation report; materialise its validation_report"]
     refuse_mixed_protocols(protocol, [version.protocol_sha256, *report["protocol_sha256"].unique()], "trained_model")

@@ -1,7 +1,7 @@
 """What Dagster's catalogue shows of a materialisation: described columns, small tables, pictures.
 
-Belongs here: the look of metadata. Does not belong here: the columns of a cohort, whose contract describes them, and how
-a figure is drawn.
+Belongs here: the look of metadata. Does not belong here: the columns of a cohort, whose contract describes them, and
+how a figure is drawn.
 """
 
 from collections.abc import Mapping

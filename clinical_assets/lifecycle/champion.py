@@ -1,4 +1,4 @@
-"""What monitoring needs of the version that scored a month: its drift monitor, and the rows a drift report is stored as.
+"""What monitoring needs of the version that scored a month: its drift monitor, and the rows of a drift report.
 
 Belongs here: fetching and assembling; no asset stands here. Does not belong here: any statistic.
 """

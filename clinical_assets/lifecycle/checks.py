@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import dagster as dg
 import dataframely as dy
 import polars as pl
+from dataframely.exc import SchemaError
 
 from clinical_assets.archives.archive import contract_of
 from clinical_assets.governance.pseudonyms import PSEUDONYM_HEX_DIGITS
@@ -72,7 +73,7 @@ def breaches_of(contract: type[dy.Schema], frame: pl.DataFrame) -> dg.AssetCheck
     """How many rows break which rule of a contract; columns that are missing or of another type are named."""
     try:
         _, failure = contract.filter(frame)
-    except dy.exc.SchemaError as error:
+    except SchemaError as error:
         return dg.AssetCheckResult(passed=False, metadata={"breach": str(error).splitlines()[0]})
     counts = failure.counts()
     return dg.AssetCheckResult(passed=not counts, metadata={"rows_breaking": dg.MetadataValue.json(counts)})

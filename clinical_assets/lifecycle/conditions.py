@@ -22,6 +22,15 @@ FLOW = dg.AutomationCondition.eager().ignore(dg.AssetSelection.tag("chain", "dev
 # What `ignore` leaves out is also that something is missing; without a champion there is nothing to score with.
 SCORING = FLOW & ~dg.AutomationCondition.any_deps_missing()
 
+# `eager` would wait until all months of all years are there; a release publishes in its own job.
+PUBLISHING = (
+    dg.AutomationCondition.any_deps_updated()
+    .ignore(dg.AssetSelection.tag("chain", "development"))
+    .since_last_handled()
+    & ~dg.AutomationCondition.any_deps_in_progress()
+    & ~dg.AutomationCondition.in_progress()
+)
+
 # An outcome ripens after its month: the last three months are looked at again on every tick.
 RIPENING_TICK = (
     dg.AutomationCondition.in_latest_time_window(lookback_delta=timedelta(days=93))

@@ -63,7 +63,7 @@ def dataset(
             "data_origin": archive.data_origin,
             "archive_sha256": archive.sha256,
             "patients": rows[protocol.patient].n_unique(),
-            "outcome_rate": rows[protocol.outcome.column].mean(),
+            "outcome_rate": rows.select(pl.col(protocol.outcome.column).mean()).item(),
             "dagster/column_schema": described(rows, describe_columns(contract_of(load_object(protocol.cohort)))),
         },
     )

@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from clinical_assets.archives.archive import contract_of, describe_columns
 from clinical_assets.archives.calendar import CALENDAR_NOTE
 from clinical_assets.evaluation import calibration_curve, evaluate, judge
 from clinical_assets.learning.operating_point import choose_threshold
@@ -23,7 +24,7 @@ from clinical_assets.lifecycle.candidate import (
     released_versions,
     report_table,
 )
-from clinical_assets.lifecycle.catalogue import markdown_table, picture
+from clinical_assets.lifecycle.catalogue import described, markdown_table, picture
 from clinical_assets.lifecycle.conditions import DEVELOPMENT
 from clinical_assets.protocol import ModelProtocol, ModelVersion, last_day, load_object
 from clinical_assets.reporting.figures import calibration_figure
@@ -39,7 +40,7 @@ def training_set(protocol: ModelProtocol, lake: LakeResource) -> dg.MaterializeR
     """The ripe rows a candidate learns from and is tested on, each patient in one split, from one lake snapshot."""
     snapshot = lake.open().latest_snapshot()
     features = lake.open().read(f"{protocol.model}.features", snapshot=snapshot)
-    known_by = last_day(features["month"].max())
+    known_by = last_day(max(features["month"]))
     rows = assign_splits(features, protocol, known_by).with_columns(protocol_sha256=pl.lit(protocol.sha256))
     return dg.MaterializeResult(
         value=rows,
@@ -50,6 +51,7 @@ def training_set(protocol: ModelProtocol, lake: LakeResource) -> dg.MaterializeR
             "last_month": str(rows["month"].max()),
             "splits": markdown_table(count_splits(rows, protocol)),
             "protocol_sha256": protocol.sha256,
+            "dagster/column_schema": described(rows, describe_columns(contract_of(load_object(protocol.cohort)))),
         },
     )
 

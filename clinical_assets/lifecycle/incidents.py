@@ -4,7 +4,7 @@ Belongs here: the sensor, and how a failure becomes an incident. Does not belong
 """
 
 import dagster as dg
-from dagster._utils.error import SerializableErrorInfo
+from dagster_shared.error import SerializableErrorInfo
 
 from clinical_assets.governance.incidents import INCIDENT_DESCRIPTIONS, Incident, incident_table
 from clinical_assets.lifecycle.automation import MODEL

@@ -26,13 +26,14 @@ def profile(
     month = features["month"][0]
     rows = features.join(predictions.select(protocol.unit, "risk", "alerted"), on=protocol.unit)
     view = profile_frame(rows.drop(protocol.unit, protocol.patient, "month", "data_origin"))
-    table = profile_table(view).select(pl.lit(month).alias("month"), pl.all())
+    origin = pl.lit(features["data_origin"][0]).alias("data_origin")
+    table = profile_table(view).select(pl.lit(month).alias("month"), pl.all(), origin)
     return dg.MaterializeResult(
         value=table,
         metadata={
             "profiled_rows": rows.height,
             "profiled_columns": table.height,
-            "mean_missing_rate": float(table["missing_rate"].mean() or 0.0),
+            "mean_missing_rate": table.select(pl.col("missing_rate").mean()).item(),
         },
     )
 
@@ -69,7 +70,7 @@ def drift_report(
 def performance_report(
     protocol: ModelProtocol, features: pl.DataFrame, predictions: pl.DataFrame, lake: LakeResource
 ) -> dg.MaterializeResult[pl.DataFrame]:
-    """What the champion achieved in the month, measured on ripe outcomes only; an unripe month says that it is not ripe."""
+    """What the champion achieved in the month, on ripe outcomes only; an unripe month says that it is not ripe."""
     known_by = last_day(max(lake.open().months(f"{protocol.model}.features")))
     scored = features.join(predictions.select(protocol.unit, "risk", "threshold", "model_version"), on=protocol.unit)
     measured = measure_performance(scored, protocol, known_by, scored["threshold"][0])

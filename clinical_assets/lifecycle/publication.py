@@ -5,7 +5,7 @@ Belongs here: the asset that publishes. Does not belong here: how the file is bu
 
 import dagster as dg
 
-from clinical_assets.lifecycle.conditions import FLOW
+from clinical_assets.lifecycle.conditions import PUBLISHING
 from clinical_assets.protocol import protocol_names
 from clinical_assets.resources.analytics import publish_analytics
 from clinical_assets.resources.lake_io_manager import LakeResource
@@ -13,11 +13,11 @@ from clinical_assets.resources.platform import HomeResource
 
 
 @dg.asset(
-    deps=["dataset", "drift_report", "performance_report", "validation_report", "release"],
-    automation_condition=FLOW,
+    deps=["drift_report", "performance_report", "validation_report", "release"],
+    automation_condition=PUBLISHING,
     kinds={"duckdb"},
 )
-def analytics(home: HomeResource, lake: LakeResource) -> dg.MaterializeResult[None]:
+def analytics(home: HomeResource, lake: LakeResource) -> dg.MaterializeResult:
     """The DuckDB file that analysts open, replaced in one step with all that the lake holds of every model."""
     published = publish_analytics(lake.open(), home.open().analytics, protocol_names())
     return dg.MaterializeResult(

@@ -8,12 +8,13 @@ from datetime import UTC, datetime
 import dagster as dg
 import polars as pl
 
+from clinical_assets.archives.archive import contract_of, describe_columns
 from clinical_assets.learning.scoring import SCORE_COLUMNS, score
 from clinical_assets.lifecycle.candidate import check_sign_offs, reasons_against_release, release_row, sign_off_table
-from clinical_assets.lifecycle.catalogue import markdown_table
+from clinical_assets.lifecycle.catalogue import described, markdown_table
 from clinical_assets.lifecycle.conditions import DEVELOPMENT, SCORING
 from clinical_assets.lifecycle.data import MONTHS
-from clinical_assets.protocol import ModelProtocol, ModelVersion
+from clinical_assets.protocol import ModelProtocol, ModelVersion, load_object
 from clinical_assets.resources.column_descriptions import COLUMN_DESCRIPTIONS
 from clinical_assets.resources.lake_io_manager import LakeResource
 from clinical_assets.resources.platform import ALIAS, HomeResource, RegistryResource
@@ -29,7 +30,10 @@ def sign_off(
     protocol: ModelProtocol, validation_report: pl.DataFrame, trained_model: ModelVersion, home: HomeResource
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """Every signature on the candidate, by whom, in which role, with which decision, and whether it counts."""
-    checked = check_sign_offs(home.open(), protocol, trained_model, validation_report)
+    report = validation_report.filter(pl.col("version") == trained_model.version)
+    if report.is_empty():
+        raise ReleaseError(f"{protocol.model} version {trained_model.version} has no validation report to sign")
+    checked = check_sign_offs(home.open(), protocol, trained_model, report)
     table = sign_off_table(checked, trained_model)
     return dg.MaterializeResult(
         value=table,
@@ -66,8 +70,9 @@ def release(
         f"{protocol.model}.release",
         row,
         replace_by="version",
-        author=context.run_id,
+        author=context.op_execution_context.run_id,
         message=f"release of version {trained_model.version}",
+        description="Every release: which version, in place of which, on which files, report and protocol.",
         comments={name: COLUMN_DESCRIPTIONS[name] for name in row.columns},
     )
     registry.open().release(trained_model)
@@ -94,8 +99,9 @@ def predictions(
         value=table,
         metadata={
             "model_version": release.version,
-            "alerts_per_100": 100 * float(table["alerted"].mean() or 0.0),
-            "mean_risk": float(table["risk"].mean() or 0.0),
-            "latency_ms_per_1000": float(table["latency_ms_per_1000"][0]),
+            "alerts_per_100": table.select(100 * pl.col("alerted").mean()).item(),
+            "mean_risk": table.select(pl.col("risk").mean()).item(),
+            "latency_ms_per_1000": table["latency_ms_per_1000"][0],
+            "dagster/column_schema": described(table, describe_columns(contract_of(load_object(protocol.cohort)))),
         },
     )

@@ -37,7 +37,7 @@ class RetrainingHistory:
 
 @dataclass(frozen=True, slots=True)
 class RepairDecision:
-    """Retrain for one notice, or nothing; why, in sentences with numbers; and the notices that no retraining met yet."""
+    """Retrain for one notice, or nothing; why, in sentences with numbers; and the notices not yet met."""
 
     retrain_for: DriftNotice | None
     reasons: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""The folder in which a platform keeps everything it writes: lake, registry, reports, keys, published file, Dagster's own state.
+"""The folder in which a platform keeps everything it writes: lake, registry, reports, keys, Dagster's own state.
 
 Belongs here: where things lie and who may read them. Does not belong here: what is in them.
 """
@@ -41,7 +41,7 @@ class Home:
 
     @classmethod
     def from_environment(cls) -> "Home":
-        """The home named by CLINICAL_HOME (default `data`) and the archives named by CLINICAL_RAW (default `data/raw`)."""
+        """The home named by CLINICAL_HOME (`data` if unset), the archives by CLINICAL_RAW (`data/raw` if unset)."""
         return cls(
             Path(os.environ.get("CLINICAL_HOME") or "data").resolve(),
             Path(os.environ.get("CLINICAL_RAW") or "data/raw").resolve(),

@@ -38,8 +38,8 @@ class LakeIOManager(dg.ConfigurableIOManager):
     """Keeps Polars and pandas frames as tables of the lake.
 
     Definition metadata of an asset: `lake/replace_by` (an unpartitioned asset replaces only the rows whose value in
-    this column it gives anew). Metadata of an output: `dagster/column_schema`, whose descriptions become comments beside
-    the platform's own. Metadata of an input: `lake/version`, a snapshot to read at.
+    this column it gives anew). Metadata of an output: `dagster/column_schema`, whose descriptions become comments
+    beside the platform's own. Metadata of an input: `lake/version`, a snapshot to read at.
     """
 
     lake: dg.ResourceDependency[LakeResource]

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -45,7 +45,7 @@ class RegistryResource(dg.ConfigurableResource):
 
 
 class ProtocolIOManager(dg.IOManager):
-    """Hands a model's protocol to the assets that ask for it, from the definitions: no file, and fresh after an edit."""
+    """Hands a model's protocol to the assets that ask for it, from the definitions: fresh after an edit."""
 
     def handle_output(self, context: dg.OutputContext, obj: ModelProtocol) -> None:
         """Store nothing; the protocol stands in the definitions."""
@@ -98,11 +98,11 @@ def mlflow_run_at(registry: RegistryResource) -> dg.ResourceDefinition:
 
 
 @contextmanager
-def finished_run(mlflow: "MlFlow") -> Iterator["MlFlow"]:
+def finished_run(mlflow: Any) -> Iterator[None]:
     """Ends the MLflow run with the step: finished, or failed where the step raised."""
     status = "FAILED"
     try:
-        yield mlflow
+        yield
         status = "FINISHED"
     finally:
         mlflow.end_run(status)

@@ -21,6 +21,7 @@ from clinical_assets.learning.storage import hash_files, load_estimator, save_es
 from clinical_assets.protocol import ModelProtocol, ModelVersion
 
 if TYPE_CHECKING:
+    import pandas as pd
     from mlflow import MlflowClient
 
 EXPERIMENT = "clinical-assets"
@@ -40,7 +41,7 @@ class Registry:
     artefacts: Path
 
     def prepare(self) -> None:
-        """Bring the database to MLflow's present schema and make the experiment; before any run, as runs may be parallel."""
+        """Bring the database to MLflow's schema and make the experiment, before any run: steps may be parallel."""
         client = self._client()
         if client.get_experiment_by_name(EXPERIMENT) is None:
             client.create_experiment(EXPERIMENT, artifact_location=self.artefacts.resolve().as_uri())
@@ -64,7 +65,7 @@ class Registry:
             raise RegistryError("a version is registered from within an MLflow run; there is none")
         with tempfile.TemporaryDirectory() as folder:
             artefact_sha256 = save_estimator(estimator, Path(folder) / "estimator")
-            mlflow.pyfunc.log_model(
+            logged = mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(MODEL_CODE),
                 artifacts={"estimator": str(Path(folder) / "estimator")},
@@ -74,13 +75,14 @@ class Registry:
                     f"{package}=={installed_version(package)}"
                     for package in ("clinical-assets", "polars", "scikit-learn")
                 ],
-                registered_model_name=model,
             )
         client = self._client()
-        newest = max(int(found.version) for found in client.search_model_versions(f"run_id = '{run.info.run_id}'"))
+        if not client.search_registered_models(f"name = '{model}'"):
+            client.create_registered_model(model, description=protocol.title)
+        registered = client.create_model_version(model, logged.model_uri, run.info.run_id, model_id=logged.model_id)
         version = ModelVersion(
             model=model,
-            version=newest,
+            version=int(registered.version),
             run_id=run.info.run_id,
             artefact_sha256=artefact_sha256,
             protocol_sha256=protocol.sha256,
@@ -90,8 +92,8 @@ class Registry:
             data_origin=", ".join(sorted(training_set["data_origin"].unique())),
         )
         for name, value in asdict(version).items():
-            client.set_model_version_tag(model, str(newest), name, str(value))
-        client.set_registered_model_alias(model, CHALLENGER, str(newest))
+            client.set_model_version_tag(model, registered.version, name, str(value))
+        client.set_registered_model_alias(model, CHALLENGER, registered.version)
         return version
 
     def find(self, model: str, alias: str) -> ModelVersion | None:
@@ -137,7 +139,7 @@ class Registry:
         return sorted((_from_tags(model, int(v.version), v.tags) for v in complete), key=lambda v: v.version)
 
     def load(self, version: ModelVersion, estimator: str) -> RiskEstimator:
-        """The version's estimator, of the class at this dotted path, once its files have proved to be those registered."""
+        """The version's estimator, of the class at this dotted path, once its files have proved unchanged."""
         folder = self.files(version)
         try:
             return _load(folder, hash_files(folder), version.artefact_sha256, estimator)
@@ -146,13 +148,13 @@ class Registry:
 
     def files(self, version: ModelVersion) -> Path:
         """The folder of the version's estimator files; raises RegistryError where it is gone."""
-        import mlflow
+        from mlflow.artifacts import download_artifacts
         from mlflow.exceptions import MlflowException
 
         with self._tracking():
             try:
                 uri = f"models:/{version.model}/{version.version}"
-                folder = Path(mlflow.artifacts.download_artifacts(uri)) / "artifacts" / "estimator"
+                folder = Path(download_artifacts(uri)) / "artifacts" / "estimator"
             except (MlflowException, OSError) as error:
                 raise RegistryError(
                     f"the files of {version.model} version {version.version} are gone; restore {self.artefacts} or "
@@ -190,7 +192,7 @@ def _load(folder: Path, found_sha256: str, expected_sha256: str, estimator: str)
     return load_estimator(folder, expected_sha256, estimator)
 
 
-def _zeros(estimator: RiskEstimator, training_set: pl.DataFrame) -> "pl.DataFrame":
+def _zeros(estimator: RiskEstimator, training_set: pl.DataFrame) -> "pd.DataFrame":
     row = training_set.select(estimator.feature_names).clear(1)
     return row.select(
         pl.lit("").alias(name) if dtype == pl.String else pl.lit(0).cast(dtype).alias(name)

@@ -1,0 +1,92 @@
+"""One small platform for all tests of the lifecycle: a released version, a newer candidate, and five months."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pytest
+from small_platform import MODEL, ROLES, SmallPlatform, sample_of, small_protocol, unpack, write_archive
+
+from clinical_assets.archives.diabetes130 import DIABETES130
+from clinical_assets.protocol import ModelVersion
+from clinical_assets.resources.registry import CHALLENGER, CHAMPION
+
+FOREIGN_WARNINGS = (
+    "ignore:InitResourceContext.dagster_run is deprecated:DeprecationWarning",
+    "ignore:Specifying a partitions_def on an AssetCheckSpec:dagster.PreviewWarning",
+    "ignore:The ``noload`` loader strategy is deprecated",
+)
+MONTHS = tuple(date(2024, month, 1) for month in range(1, 6))
+
+BuildArchive = Callable[[pl.DataFrame], Path]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let Dagster, MLflow and SQLAlchemy warn of each other; our own warnings stay errors."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            for ignored in FOREIGN_WARNINGS:
+                item.add_marker(pytest.mark.filterwarnings(ignored))
+
+
+@dataclass(frozen=True)
+class Developed:
+    """A platform with version 1 released and version 2 a candidate, and the instance that saw it all."""
+
+    platform: SmallPlatform
+    instance: dg.DagsterInstance
+    champion: ModelVersion
+    candidate: ModelVersion
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[pl.DataFrame, bytes]:
+    """About 6,000 encounters and the code tables of a simulated archive."""
+    rows, codes = unpack(DIABETES130.simulate(tmp_path_factory.mktemp("simulated"), seed=3))
+    return sample_of(rows, 6_000), codes
+
+
+@pytest.fixture(scope="session")
+def encounters(published: tuple[pl.DataFrame, bytes]) -> pl.DataFrame:
+    return published[0]
+
+
+@pytest.fixture
+def build_archive(tmp_path: Path, published: tuple[pl.DataFrame, bytes]) -> BuildArchive:
+    return lambda rows: write_archive(tmp_path / "raw" / "dataset_diabetes", rows, published[1])
+
+
+@pytest.fixture(scope="session")
+def developed(tmp_path_factory: pytest.TempPathFactory, published: tuple[pl.DataFrame, bytes]) -> Iterator[Developed]:
+    """Four months arrive, version 1 is trained, signed and released, a fifth month arrives, version 2 is trained."""
+    folder = tmp_path_factory.mktemp("developed")
+    archive = write_archive(folder / "raw" / "dataset_diabetes", *published)
+    platform = SmallPlatform.on(folder / "home", archive, small_protocol())
+    with dg.DagsterInstance.ephemeral() as instance:
+        for month in MONTHS[:4]:
+            platform.run("intake", month, instance)
+        platform.run("retraining", instance=instance)
+        champion = platform.registry.challenger(MODEL)
+        for role in ROLES:
+            platform.sign(champion, role)
+        platform.run("release", instance=instance)
+        platform.run("month", MONTHS[4], instance)
+        platform.run("retraining", instance=instance)
+        yield Developed(platform, instance, champion, platform.registry.challenger(MODEL))
+
+
+@pytest.fixture
+def candidate(developed: Developed) -> Iterator[Developed]:
+    """The developed platform with an unsigned candidate; what a test does about its release is undone."""
+    platform, version = developed.platform, developed.candidate
+    report = platform.home.report(MODEL, version.version)
+    written = report.read_bytes()
+    yield developed
+    report.write_bytes(written)
+    shutil.rmtree(platform.home.sign_offs / MODEL / f"v{version.version}", ignore_errors=True)
+    platform.set_alias(CHAMPION, developed.champion)
+    platform.set_alias(CHALLENGER, version)

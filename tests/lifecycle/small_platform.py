@@ -1,0 +1,166 @@
+"""A small platform for tests: a simulated archive in the publisher's layout, a home fed from it, its own jobs."""
+
+import zipfile
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any, cast
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from clinical_assets.archives.archive import SIMULATED_MARKER
+from clinical_assets.archives.diabetes130 import CODES_FILE, DATA_FILE
+from clinical_assets.components import ClinicalModel
+from clinical_assets.defs.resources import resources as platform_resources
+from clinical_assets.governance.signatures import Decision, Signer, Statement, add_signer, create_key, now, sign, store
+from clinical_assets.protocol import ModelProtocol, ModelVersion, read_protocol
+from clinical_assets.resources.home import Home
+from clinical_assets.resources.lake import Lake
+from clinical_assets.resources.platform import HomeResource
+from clinical_assets.resources.registry import Registry
+
+MODEL = "readmission"
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+FAST = {"learning_rate": 0.1, "iterations": 10, "leaves": 4, "minimum_leaf": 20, "l2": 1.0, "feature_fraction": 1.0}
+LENIENT = [
+    {"metric": "auroc", "at_least": 0.01},
+    {"metric": "auroc", "not_worse_than": "champion", "by": 0.9},
+]
+ROLES = ("mlops", "clinical_lead")
+
+
+def small_protocol(**changes: Any) -> ModelProtocol:
+    """The readmission protocol with few small trees, few months, and limits that any candidate meets."""
+    small = {
+        "estimator_settings": FAST,
+        "development_months": 3,
+        "evaluation_months": 3,
+        "subgroups": ["sex"],
+        "minimum_n": 20,
+        "acceptance": LENIENT,
+    }
+    return ModelProtocol.model_validate(read_protocol(MODEL).model_dump() | small | changes)
+
+
+def stamped(protocol: ModelProtocol) -> dg.Definitions:
+    """What the component makes of a protocol; it needs its context only formally."""
+    return ClinicalModel(protocol).build_defs(cast(dg.ComponentLoadContext, None))
+
+
+def definitions_at(home: Home, *protocols: ModelProtocol) -> dg.Definitions:
+    """Everything of these models with the platform's own resources and sensors, at a home."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLINICAL_HOME", str(home.root))
+        patch.setenv("CLINICAL_RAW", str(home.raw))
+        return dg.Definitions.merge(*map(stamped, protocols), platform_resources())
+
+
+def sample_of(rows: pl.DataFrame, encounters: int) -> pl.DataFrame:
+    """About as many encounters of an archive, each patient with all of theirs, and an outcome that is easily learnt."""
+    patients = rows.select(pl.col("patient_nbr").unique().sort())
+    drawn = patients.gather_every(round(rows.height / encounters))
+    easily = (pl.col("number_inpatient").cast(pl.Int64) > 0) & (pl.col("encounter_id").cast(pl.Int64) % 3 > 0)
+    return rows.join(drawn, on="patient_nbr", how="semi").with_columns(
+        readmitted=pl.when(easily).then(pl.lit("<30")).otherwise("readmitted")
+    )
+
+
+def write_archive(folder: Path, rows: pl.DataFrame, codes: bytes) -> Path:
+    """Rows in the publisher's columns, as the publisher's folder, marked as simulated."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows.write_csv(folder / DATA_FILE)
+    (folder / CODES_FILE).write_bytes(codes)
+    (folder / SIMULATED_MARKER).write_text("simulated\n")
+    return folder
+
+
+def unpack(archive: Path) -> tuple[pl.DataFrame, bytes]:
+    """The encounters and the code tables of a packed archive."""
+    with zipfile.ZipFile(archive) as packed:
+        rows = pl.read_csv(packed.read(f"dataset_diabetes/{DATA_FILE}"), infer_schema=False)
+        return rows, packed.read(f"dataset_diabetes/{CODES_FILE}")
+
+
+@dataclass(frozen=True)
+class SmallPlatform:
+    """A home with its archive, and the definitions of one model on it."""
+
+    home: Home
+    protocol: ModelProtocol
+
+    @classmethod
+    def on(cls, root: Path, archive: Path, protocol: ModelProtocol) -> "SmallPlatform":
+        home = Home(root, archive.parent)
+        home.prepare()
+        home.choose_archive(MODEL, archive)
+        return cls(home, protocol)
+
+    @property
+    def lake(self) -> Lake:
+        return Lake(str(self.home.lake_catalogue), self.home.lake_data)
+
+    @property
+    def registry(self) -> Registry:
+        return Registry(self.home.registry_uri, self.home.registry_artefacts)
+
+    @property
+    def home_resource(self) -> HomeResource:
+        return HomeResource(root=str(self.home.root), raw=str(self.home.raw))
+
+    @property
+    def definitions(self) -> dg.Definitions:
+        return definitions_at(self.home, self.protocol)
+
+    def set_alias(self, alias: str, version: ModelVersion) -> None:
+        """Point an alias at a version, past all rules."""
+        from mlflow import MlflowClient
+
+        client = MlflowClient(tracking_uri=self.home.registry_uri, registry_uri=self.home.registry_uri)
+        client.set_registered_model_alias(version.model, alias, str(version.version))
+
+    def run(
+        self,
+        job: str,
+        month: date | None = None,
+        instance: dg.DagsterInstance | None = None,
+        tags: dict[str, str] | None = None,
+        raise_on_error: bool = True,
+    ) -> dg.ExecuteInProcessResult:
+        """One of the model's jobs, in process."""
+        return self.definitions.resolve_job_def(f"{MODEL}_{job}").execute_in_process(
+            instance=instance,
+            partition_key=f"{month:%Y-%m}" if month else None,
+            run_config=QUIET,
+            tags=tags,
+            raise_on_error=raise_on_error,
+        )
+
+    def sign(
+        self,
+        version: ModelVersion,
+        role: str,
+        decision: Decision = "approve",
+        signer: str | None = None,
+        **changes: Any,
+    ) -> Path:
+        """A signature in a role on exactly this version, by a signer who is made where there is none."""
+        name = signer or f"dr-{role}"
+        key = self.home.keys / f"{name}.pem"
+        if not key.exists():
+            add_signer(self.home.signers, Signer(name, ROLES, create_key(key, None), demo=False))
+        report = self.lake.read(f"{MODEL}.validation_report", where={"version": version.version})
+        stated = {
+            "model": version.model,
+            "version": version.version,
+            "artefact_sha256": version.artefact_sha256,
+            "report_sha256": report["report_sha256"][0],
+            "protocol_sha256": version.protocol_sha256,
+            "decision": decision,
+            "reason": "as the report says",
+            "role": role,
+            "signer": name,
+            "signed_at": now(),
+        }
+        return store(sign(Statement(**{**stated, **changes}), key, None), self.home.sign_offs)
