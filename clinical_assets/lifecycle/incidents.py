@@ -46,10 +46,10 @@ def describe_error(error: SerializableErrorInfo | None) -> str:
 
     A library's message may quote a row; ours never do.
     """
-    while error is not None and error.cause is not None:
-        error = error.cause
     if error is None:
         return ""
     if error.message.startswith("clinical_assets."):
         return error.message.strip()
+    if error.cause is not None:
+        return describe_error(error.cause)
     return f"{error.cls_name or 'an error'} (its message is kept in the run's log alone)"

@@ -112,7 +112,9 @@ def drift_bars(columns: pl.DataFrame) -> "Figure":
         .head(MOST_BARS)
     )
     figure, axes = _figure(height=0.9 + 0.27 * max(len(table), 2))
-    figure.set_layout_engine("none")  # long names of columns leave it no room, and warn; saving shows them whole
+    # The bars take the whole width; saving makes room for the names, of which no layout knows how long they are.
+    figure.set_layout_engine("none")
+    axes.set_position((0.0, 0.0, 1.0, 1.0))
     if table.is_empty():
         axes.set_axis_off()
         axes.text(0.5, 0.5, "no column could be compared", ha="center", color=MUTED, transform=axes.transAxes)

@@ -32,7 +32,7 @@ COLUMN_DESCRIPTIONS = {
     "artefact_sha256": "SHA-256 over the version's files",
     "champion_version": "The released version at that time",
     "created_at": "When the row was made, UTC",
-    "data_origin": "Where the rows come from: real:<publisher>, real:<publisher>:modified, or simulated",
+    "data_origin": "Where the rows come from: real:PUBLISHER, real:PUBLISHER:modified, or simulated",
     "decision": "approve or reject",
     "demo": "Whether the signer is a demonstration signer",
     "fault": "Why a signature does not count; empty where it counts",

@@ -15,6 +15,8 @@ from clinical_assets.protocol import ModelProtocol, load_object
 PROJECT = Path(__file__).parents[2]
 
 DAGSTER_YAML = """\
+nux:
+  enabled: false
 telemetry:
   enabled: false
 run_monitoring:

@@ -309,7 +309,7 @@ def kill_while_training(instance: dg.DagsterInstance) -> str | None:
         if run.status is dg.DagsterRunStatus.FAILURE:
             return run.run_id
         started = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_START)
-        if run.status in IN_FLIGHT and any(entry.step_key == f"{MODEL}__trained_model" for entry in started):
+        if run.status in IN_FLIGHT and any(str(entry.step_key).endswith("trained_model") for entry in started):
             words = [entry.message for entry in instance.all_logs(run.run_id) if "(pid: " in entry.message]
             pid = re.search(r"\(pid: (\d+)\)", words[0]) if words else None
             if pid:
