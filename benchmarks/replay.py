@@ -74,11 +74,13 @@ class UnwatchedReplay(Replay):
     """A replay without a daemon: the first model is released by this process, nothing is repaired, months are timed."""
 
     seconds: list[float]
+    cpu_seconds: list[float]
 
     def _month(self, month: date) -> None:
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), time.process_time()
         super()._month(month)
         self.seconds.append(time.perf_counter() - started)
+        self.cpu_seconds.append(time.process_time() - cpu_started)
 
     def _await_repair(self, month: date) -> None:
         """Nobody repairs."""
@@ -99,18 +101,19 @@ def temporary_home() -> Iterator[Home]:
         yield home
 
 
-def replay(home: Home, model: str, console: Console) -> list[float]:
-    """The seconds that each month took which arrived after the release, on the simulated archive."""
+def replay(home: Home, model: str, console: Console) -> tuple[list[float], list[float]]:
+    """The wall and the CPU seconds of each month that arrived after the release, on the simulated archive."""
     protocol = read_protocol(model)
     choose_source(home, protocol, "simulated", console)
     registry = Registry(home.registry_uri, home.registry_artefacts)
     registry.prepare()
     lake = Lake(str(home.lake_catalogue), home.lake_data)
     seconds: list[float] = []
+    cpu_seconds: list[float] = []
     nobody = cast("subprocess.Popen[bytes]", None)
     with dg.DagsterInstance.get() as instance, Progress(console=console) as progress:
-        UnwatchedReplay(home, lake, registry, instance, protocol, progress, nobody, seconds).run()
-    return seconds
+        UnwatchedReplay(home, lake, registry, instance, protocol, progress, nobody, seconds, cpu_seconds).run()
+    return seconds, cpu_seconds
 
 
 def recorded_months(instance: dg.DagsterInstance, model: str) -> list[float]:
@@ -183,9 +186,9 @@ def measure_home(home: Home, model: str) -> list[Figure]:
 def measure_replay(model: str, console: Console) -> list[Figure]:
     """The figures of a replay in a temporary home."""
     with temporary_home() as home:
-        months = replay(home, model, console)
+        months, cpu = replay(home, model, console)
         return [
-            replay_figure(months, f"simulated archive, slowest month {max(months):.1f} s"),
+            replay_figure(months, f"simulated; slowest month {max(months):.1f} s; CPU time in sum {sum(cpu):.1f} s"),
             Figure(
                 "drift report to retraining started",
                 None,
@@ -207,7 +210,7 @@ def main() -> None:
     parser.add_argument("--home", type=Path, help="a home on which `clinical demo` has finished")
     parser.add_argument("--model", default="readmission", choices=protocol_names())
     asked = parser.parse_args()
-    console = Console()
+    console, load = Console(), os.getloadavg()[0]
     develop = read_protocol(asked.model).development_months
     if REPLAY_MONTHS - develop != 12:
         parser.error(
@@ -224,7 +227,9 @@ def main() -> None:
         figures = measure_home(Home(asked.home.resolve(), asked.home.resolve() / "raw"), asked.model) + figures
     else:
         figures = measure_replay(asked.model, console) + figures
-    table = Table(title=f"{asked.model}, Python {sys.version.split()[0]}, {os.cpu_count()} cores")
+    table = Table(
+        title=f"{asked.model}, Python {sys.version.split()[0]}, {os.cpu_count()} cores, load {load:.1f} at the start"
+    )
     for heading in ("figure", "target", "measured", ""):
         table.add_column(heading, overflow="fold")
     for figure in figures:

@@ -37,6 +37,7 @@ def incident_on_failure(context: dg.RunFailureSensorContext, lake: LakeResource)
         rows,
         author=run.run_id,
         message=f"incident {incident.incident_id}",
+        description="Every open problem: what opened it, in which run and step, and the error.",
         comments=INCIDENT_DESCRIPTIONS,
     )
 

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import duckdb
@@ -19,6 +20,7 @@ from clinical_assets.resources.lake import Lake, LakeError
 from clinical_assets.resources.lake_engine import attempt, quoted_name, quoted_text
 
 GOVERNANCE = "governance"
+_PUBLICATION = "publication"
 _VIEWS_OVER_ALL_MODELS = {
     "monitoring": ("drift_report", "performance_report", "repair_plan", "predictions"),
     GOVERNANCE: ("evaluation", "validation_report", "sign_off", "release", "incident"),
@@ -53,26 +55,26 @@ def publish_analytics(lake: Lake, path: Path, models: Sequence[str]) -> Publishe
     """Publishes the tables of the models and of governance, with their comments, and views over all models.
 
     Readers of the file of before keep it; who opens the file afterwards sees the new one. Columns of type BLOB are left
-    out. Raises LakeError if no table is there to publish.
+    out. The publisher keeps a working copy beside the file, for its own eyes, in which it renews only the months that
+    changed since; what an analyst does to the published file is gone with the next. Raises LakeError if no table is
+    there to publish.
     """
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    building = path.with_name(f".{path.name}.building")
+    working, building = (path.with_name(f".{path.name}.{purpose}") for purpose in ("working", "building"))
     with _only_publisher(path):
-        shutil.rmtree(building, ignore_errors=True)  # of a publisher that was killed
-        building.mkdir(mode=0o700)
         try:
-            file = building / path.name
-            published, _ = attempt("publication", lake.retry_seconds, lambda: _build(lake, file, path, models))
-            if list(building.iterdir()) != [file]:
+            published, _ = attempt("publication", lake.retry_seconds, lambda: _renew(lake, working, path, models))
+            if working.with_name(f"{working.name}.wal").exists():
                 raise LakeError(f"{path.name}: the file is not whole, a log is left beside it; publish again")
-            file.chmod(0o444)
+            shutil.copyfile(working, building)
+            building.chmod(0o444)
             # A log that a killed analyst left would be replayed into the new file, by its first reader.
             _delete_logs(path)
-            file.replace(path)
+            building.replace(path)
             _delete_logs(path)
         finally:
-            shutil.rmtree(building)
+            building.unlink(missing_ok=True)
     return published
 
 
@@ -91,32 +93,85 @@ def _delete_logs(path: Path) -> None:
         log.unlink(missing_ok=True)
 
 
-def _build(lake: Lake, file: Path, path: Path, models: Sequence[str]) -> Published:
+def _renew(lake: Lake, working: Path, path: Path, models: Sequence[str]) -> Published:
     database = f"publication_{uuid.uuid4().hex}"
-    with lake.cursor() as cursor:
-        file.unlink(missing_ok=True)
-        cursor.execute(f"ATTACH {quoted_text(str(file))} AS {database}")
+    _attach(lake, working, database)
     try:
         with lake.cursor() as cursor:
             # One transaction, hence one snapshot. Names in views go without the database: a client picks its own.
             cursor.execute(f"USE {database}; BEGIN")
-            snapshot = cursor.execute("FROM lake.current_snapshot()").fetchall()[0][0]
+            snapshot, created_at = cursor.execute(
+                "SELECT max(snapshot_id), min(snapshot_time) FROM lake.snapshots()"
+            ).fetchall()[0]
             tables = _tables(cursor, [*models, GOVERNANCE])
             if not tables:
                 raise LakeError(
                     f"nothing to publish: no table of {', '.join(models)} is in the lake; materialise first"
                 )
-            rows = sum(_copy(cursor, table) for table in tables)
+            since = _last_published(cursor, database, snapshot, created_at)
+            _drop_all_but(cursor, database, tables if since is not None else [])
+            rows = sum(_renew_table(cursor, database, table, since) for table in tables)
             for schema, names in _VIEWS_OVER_ALL_MODELS.items():
                 for name in names:
                     if members := [table for table in tables if table.name == name and table.schema != GOVERNANCE]:
                         _create_view(cursor, schema, name, members)
+            _record_publication(cursor, snapshot, created_at)
             cursor.execute("COMMIT")
             cursor.execute(f"CHECKPOINT {database}")
     finally:
         with lake.cursor() as cursor:
             cursor.execute(f"DETACH {database}")
     return Published(path=path, tables=len(tables), rows=rows, snapshot=snapshot)
+
+
+def _attach(lake: Lake, working: Path, database: str) -> None:
+    with lake.cursor() as cursor:
+        attach = f"ATTACH {quoted_text(str(working))} AS {database}"
+        try:
+            cursor.execute(attach)
+        except duckdb.Error:
+            # Damaged, or of another DuckDB: it holds nothing that the lake does not.
+            for file in working.parent.glob(f"{working.name}*"):
+                file.unlink()
+            cursor.execute(attach)
+    working.chmod(0o600)
+
+
+def _last_published(
+    cursor: duckdb.DuckDBPyConnection, database: str, snapshot: int, created_at: datetime
+) -> int | None:
+    """The snapshot that the working copy shows; None if it shows nothing yet, or another lake."""
+    known = "SELECT 1 FROM duckdb_tables() WHERE database_name = ? AND schema_name = ? AND table_name = ?"
+    if not cursor.execute(known, [database, GOVERNANCE, _PUBLICATION]).fetchall():
+        return None
+    [(shown, of_lake)] = cursor.execute(f"SELECT snapshot, lake_created_at FROM {GOVERNANCE}.{_PUBLICATION}").fetchall()
+    return shown if of_lake == created_at and shown <= snapshot else None
+
+
+def _drop_all_but(cursor: duckdb.DuckDBPyConnection, database: str, tables: Sequence[_Table]) -> None:
+    kept = {(table.schema, table.name) for table in tables}
+    views = "SELECT schema_name, view_name FROM duckdb_views() WHERE database_name = ? AND NOT internal"
+    for schema, name in cursor.execute(views, [database]).fetchall():
+        cursor.execute(f"DROP VIEW {quoted_name(schema)}.{quoted_name(name)}")
+    shown = "SELECT schema_name, table_name FROM duckdb_tables() WHERE database_name = ?"
+    for schema, name in cursor.execute(shown, [database]).fetchall():
+        if (schema, name) not in kept:
+            cursor.execute(f"DROP TABLE {quoted_name(schema)}.{quoted_name(name)}")
+
+
+def _record_publication(cursor: duckdb.DuckDBPyConnection, snapshot: int, created_at: datetime) -> None:
+    cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {GOVERNANCE}")
+    cursor.execute(
+        f"CREATE OR REPLACE TABLE {GOVERNANCE}.{_PUBLICATION} AS"
+        " SELECT ?::BIGINT AS snapshot, now() AS published_at, ?::TIMESTAMPTZ AS lake_created_at",
+        [snapshot, created_at],
+    )
+    columns = (
+        _Column("snapshot", "The snapshot of the lake that this file shows"),
+        _Column("published_at", "When this file was made, UTC"),
+        _Column("lake_created_at", "When the lake was made, UTC; tells one lake from another"),
+    )
+    _comment(cursor, "TABLE", f"{GOVERNANCE}.{_PUBLICATION}", "What this file shows, and since when", columns)
 
 
 def _tables(cursor: duckdb.DuckDBPyConnection, schemas: Sequence[str]) -> list[_Table]:
@@ -135,13 +190,37 @@ def _tables(cursor: duckdb.DuckDBPyConnection, schemas: Sequence[str]) -> list[_
     ]
 
 
-def _copy(cursor: duckdb.DuckDBPyConnection, table: _Table) -> int:
+def _renew_table(cursor: duckdb.DuckDBPyConnection, database: str, table: _Table, since: int | None) -> int:
+    """Bring one table of the working copy to the state of the lake: the months with rows newer than `since`, or all."""
     target = f"{quoted_name(table.schema)}.{quoted_name(table.name)}"
-    columns = ", ".join(quoted_name(column.name) for column in table.columns)
+    names = [column.name for column in table.columns]
+    columns = ", ".join(quoted_name(name) for name in names)
+    rows = cursor.execute(f"SELECT count(*) FROM lake.{target}").fetchall()[0][0]
+    if since is not None and _shown_columns(cursor, database, table) == names:
+        newer = f"FROM lake.{target} WHERE snapshot_id > {since}"
+        if "month" in names:
+            months = f"(SELECT DISTINCT month {newer})"
+            cursor.execute(f"DELETE FROM {target} WHERE month IN {months}")
+            cursor.execute(f"INSERT INTO {target} SELECT {columns} FROM lake.{target} WHERE month IN {months}")
+            changed = False
+        else:
+            changed = cursor.execute(f"SELECT count(*) {newer}").fetchall()[0][0] > 0
+        # Rows that the lake has lost since have left no newer row behind.
+        if not changed and cursor.execute(f"SELECT count(*) FROM {target}").fetchall()[0][0] == rows:
+            _comment(cursor, "TABLE", target, table.comment, table.columns)
+            return rows
     cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted_name(table.schema)}")
-    rows = cursor.execute(f"CREATE TABLE {target} AS SELECT {columns} FROM lake.{target}").fetchall()[0][0]
+    cursor.execute(f"CREATE OR REPLACE TABLE {target} AS SELECT {columns} FROM lake.{target}")
     _comment(cursor, "TABLE", target, table.comment, table.columns)
     return rows
+
+
+def _shown_columns(cursor: duckdb.DuckDBPyConnection, database: str, table: _Table) -> list[str]:
+    query = (
+        "SELECT column_name FROM duckdb_columns()"
+        " WHERE database_name = ? AND schema_name = ? AND table_name = ? ORDER BY column_index"
+    )
+    return [name for (name,) in cursor.execute(query, [database, table.schema, table.name]).fetchall()]
 
 
 def _create_view(cursor: duckdb.DuckDBPyConnection, schema: str, name: str, members: Sequence[_Table]) -> None:
@@ -152,7 +231,7 @@ def _create_view(cursor: duckdb.DuckDBPyConnection, schema: str, name: str, memb
         for table in members
     ]
     cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted_name(schema)}")
-    cursor.execute(f"CREATE VIEW {target} AS {' UNION ALL BY NAME '.join(selects)}")
+    cursor.execute(f"CREATE OR REPLACE VIEW {target} AS {' UNION ALL BY NAME '.join(selects)}")
     described = [column for table in reversed(members) for column in table.columns if column.comment is not None]
     columns = {column.name: column for column in described}
     columns["model"] = _Column("model", "Model the row is of")

@@ -66,4 +66,13 @@ COLUMN_DESCRIPTIONS = {
     "value": "The measured value; empty where it is undefined",
     "verdict": "stable, data_fault, population_shift, concept_shift or cannot_tell",
     "version": "The registered version",
+    # What the features of readmission add to the columns of its cohort.
+    "age_years_mid_band": "Middle of the age band, years",
+    "diabetes_drugs": "Distinct diabetes drugs given in this stay, count",
+    "doses_raised": "Diabetes drugs whose dose was raised in this stay, count",
+    "doses_lowered": "Diabetes drugs whose dose was lowered in this stay, count",
+    "diagnosis_1_category_by_discharge_disposition": "Category of the principal diagnosis | where discharged to",
+    "medical_specialty_by_discharge_disposition": "Specialty of the admitting physician | where discharged to",
+    "age_band_by_discharge_disposition": "Age band | where discharged to",
+    "admission_source_detail_by_discharge_disposition": "Admission source | where discharged to",
 }

@@ -16,6 +16,7 @@ from clinical_assets.resources.lake import Lake, LakeError
 
 JANUARY, FEBRUARY = date(2025, 1, 1), date(2025, 2, 1)
 RUN: Any = {"author": "run-1", "message": "{}"}
+FILES = [".analytics.duckdb.lock", ".analytics.duckdb.working", "analytics.duckdb"]
 
 # An analyst with the file open read-only: says what it counts each time it is asked.
 READER = """
@@ -81,7 +82,7 @@ def query(path: Path, sql: str) -> list[tuple[Any, ...]]:
 
 def tables(path: Path) -> list[str]:
     found = "SELECT table_schema || '.' || table_name FROM information_schema.tables ORDER BY 1"
-    return [name for (name,) in query(path, found)]
+    return [name for (name,) in query(path, found) if name != "governance.publication"]
 
 
 def test_the_file_has_the_lakes_tables_rows_types_and_comments(lake: Lake, path: Path) -> None:
@@ -91,8 +92,9 @@ def test_the_file_has_the_lakes_tables_rows_types_and_comments(lake: Lake, path:
     assert (published.path, published.tables, published.rows) == (path, 1, 5)
     assert published.snapshot == lake.latest_snapshot()
     assert query(path, "SELECT month, count(*) FROM toy.stays GROUP BY 1 ORDER BY 1") == [(JANUARY, 2), (FEBRUARY, 3)]
-    assert query(path, "SELECT comment FROM duckdb_tables()") == [("One row a stay",)]
-    assert query(path, "SELECT column_name, data_type, comment FROM duckdb_columns() WHERE NOT internal") == [
+    assert query(path, "SELECT comment FROM duckdb_tables() WHERE schema_name = 'toy'") == [("One row a stay",)]
+    assert query(path, "SELECT snapshot FROM governance.publication") == [(lake.latest_snapshot(),)]
+    assert query(path, "SELECT column_name, data_type, comment FROM duckdb_columns() WHERE schema_name = 'toy'") == [
         ("month", "DATE", "First of the month"),
         ("admitted_at", "TIMESTAMP WITH TIME ZONE", "Admission (UTC)"),
         ("days", "TINYINT", "Stay (patient's days)"),
@@ -147,15 +149,15 @@ def test_all_tables_show_the_same_snapshot_while_writers_go_on(
     lake.write_table("toy.alpha", pl.DataFrame({"x": [1]}), **RUN)
     lake.write_table("toy.beta", pl.DataFrame({"x": [1]}), **RUN)
     before = lake.latest_snapshot()
-    copy = analytics._copy
+    renew = analytics._renew_table
 
-    def copy_and_write(cursor: duckdb.DuckDBPyConnection, table: Any) -> int:
-        rows = copy(cursor, table)
+    def renew_and_write(*arguments: Any) -> int:
+        rows = renew(*arguments)
         for name in ("toy.alpha", "toy.beta"):
             lake.write_table(name, pl.DataFrame({"x": [2]}), **RUN)
         return rows
 
-    monkeypatch.setattr(analytics, "_copy", copy_and_write)
+    monkeypatch.setattr(analytics, "_renew_table", renew_and_write)
     assert publish_analytics(lake, path, ["toy"]).snapshot == before
     assert query(path, "SELECT alpha.x, beta.x FROM toy.alpha, toy.beta") == [(1, 1)]
 
@@ -196,23 +198,70 @@ def test_the_file_is_read_only_unencrypted_and_alone(lake: Lake, path: Path) -> 
     publish_analytics(lake, path, ["toy"])
 
     assert path.stat().st_mode & 0o777 == 0o444
-    assert sorted(entry.name for entry in path.parent.iterdir()) == [".analytics.duckdb.lock", "analytics.duckdb"]
+    assert sorted(entry.name for entry in path.parent.iterdir()) == FILES
     copy = path.with_name("copy.duckdb")
     shutil.copy(path, copy)
     assert query(copy, "SELECT count(*) FROM toy.stays") == [(2,)]
 
 
-def test_what_a_killed_publisher_left_is_swept_by_the_next(lake: Lake, path: Path) -> None:
+def test_a_killed_publisher_leaves_no_file_and_the_next_publishes_all(lake: Lake, path: Path) -> None:
     lake.write_month("toy.drift_report", JANUARY, pl.DataFrame({"month": [JANUARY]}), **RUN)
     command = [sys.executable, "-c", HALF_A_PUBLISHER, lake.catalogue, str(lake.data), str(path)]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
-    building = path.with_name(".analytics.duckdb.building")
-    assert building.exists()
     assert not path.exists()
 
     publish_analytics(lake, path, ["toy"])
-    assert not building.exists()
+    assert sorted(entry.name for entry in path.parent.iterdir()) == FILES
     assert query(path, "SELECT count(*) FROM toy.stays") == [(2,)]
+
+
+def test_a_file_renewed_by_months_equals_one_built_from_nothing(lake: Lake, path: Path, tmp_path: Path) -> None:
+    lake.write_table("toy.training_set", pl.DataFrame({"month": [JANUARY, FEBRUARY], "split": ["a", "b"]}), **RUN)
+    lake.write_table("toy.release", pl.DataFrame({"version": [1]}), **RUN)
+    publish_analytics(lake, path, ["toy"])
+
+    write_stays(lake, JANUARY, 4)  # a month replaced,
+    write_stays(lake, FEBRUARY, 3)  # a month added,
+    lake.write_table("toy.training_set", pl.DataFrame({"month": [FEBRUARY], "split": ["c"]}), **RUN)  # a month lost,
+    lake.append("toy.release", pl.DataFrame({"version": [2]}), **RUN)  # rows added,
+    publish_analytics(lake, path, ["toy"])
+    renewed = {table: sorted(query(path, f"FROM {table}")) for table in tables(path)}
+    fresh = tmp_path / "fresh" / "analytics.duckdb"
+    publish_analytics(lake, fresh, ["toy"])
+
+    assert renewed == {table: sorted(query(fresh, f"FROM {table}")) for table in tables(fresh)}
+    assert query(path, "SELECT month, count(*) FROM toy.stays GROUP BY 1 ORDER BY 1") == [(JANUARY, 4), (FEBRUARY, 3)]
+    assert query(path, "FROM toy.training_set") == [(FEBRUARY, "c")]
+
+
+def test_only_changed_months_are_copied_again(lake: Lake, path: Path) -> None:
+    publish_analytics(lake, path, ["toy"])
+    working = path.with_name(".analytics.duckdb.working")
+    with duckdb.connect(str(working)) as connection:
+        connection.execute("UPDATE toy.stays SET days = 99")
+    write_stays(lake, FEBRUARY, 1)
+    publish_analytics(lake, path, ["toy"])
+
+    assert query(path, "SELECT month, days FROM toy.stays ORDER BY ALL") == [
+        (JANUARY, 99),
+        (JANUARY, 99),
+        (FEBRUARY, 0),
+    ]
+
+
+def test_a_working_copy_that_is_damaged_or_of_another_lake_is_built_anew(
+    lake: Lake, path: Path, tmp_path: Path
+) -> None:
+    publish_analytics(lake, path, ["toy"])
+    path.with_name(".analytics.duckdb.working").write_bytes(b"no database")
+    publish_analytics(lake, path, ["toy"])
+    assert query(path, "SELECT count(*) FROM toy.stays") == [(2,)]
+
+    other = Lake(str(tmp_path / "other" / "catalogue.sqlite"), tmp_path / "other" / "data")
+    write_stays(other, JANUARY, 2)
+    other.write_month("toy.stays", JANUARY, other.read("toy.stays").with_columns(days=pl.lit(7, pl.Int8)), **RUN)
+    publish_analytics(other, path, ["toy"])
+    assert query(path, "SELECT DISTINCT days FROM toy.stays") == [(7,)]
 
 
 def test_publishers_at_once_wait_for_each_other(lake: Lake, path: Path) -> None:
@@ -234,5 +283,5 @@ def test_nothing_to_publish_is_an_error_and_leaves_the_file_of_before(lake: Lake
         publish_analytics(lake, path, ["unknown"])
 
     assert path.stat().st_ino == before.st_ino
-    assert sorted(entry.name for entry in path.parent.iterdir()) == [".analytics.duckdb.lock", "analytics.duckdb"]
+    assert sorted(entry.name for entry in path.parent.iterdir()) == FILES
     assert publish_analytics(lake, path, ["toy"]).rows == 2

@@ -1,0 +1,130 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clinical_assets.archives.archive import ArchiveError
+from clinical_assets.archives.diabetes130 import DIABETES130
+from clinical_assets.protocol import read_protocol
+from clinical_assets.resources.home import Home, hash_file, write_atomically
+
+PROTOCOL = read_protocol("readmission")
+SHA256_OF_ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home", tmp_path / "raw")
+
+
+def test_what_holds_keys_or_patients_is_its_owner_s_alone(home: Home) -> None:
+    home.prepare()
+    for private in (home.keys, home.lake_catalogue.parent, home.registry_artefacts.parent):
+        assert private.stat().st_mode & 0o777 == 0o700, private
+
+
+def test_a_private_folder_that_was_opened_to_others_is_closed_again(home: Home) -> None:
+    home.prepare()
+    home.keys.chmod(0o755)
+    home.prepare()
+    assert home.keys.stat().st_mode & 0o777 == 0o700
+
+
+def test_preparing_a_home_again_loses_nothing(home: Home) -> None:
+    home.prepare()
+    kept = [home.keys / "pseudonym.key", home.reports / "a.html", home.dagster / "history.db"]
+    for path in kept:
+        path.write_text("kept")
+    home.prepare()
+    assert [path.read_text() for path in kept] == ["kept"] * 3
+
+
+def test_dagster_s_settings_are_written_anew_where_they_differ(home: Home) -> None:
+    home.prepare()
+    settings = home.dagster / "dagster.yaml"
+    ours = settings.read_text()
+    assert "enabled: false" in ours.split("run_monitoring")[0]
+    settings.write_text("telemetry: {enabled: true}\n")
+    home.prepare()
+    assert settings.read_text() == ours
+
+
+def test_everything_a_platform_writes_lies_below_its_home(home: Home) -> None:
+    written = (
+        *(home.lake_catalogue, home.lake_data, home.registry_artefacts, home.reports, home.analytics, home.sign_offs),
+        *(home.signers, home.keys, home.pseudonym_key, home.dagster, home.source, home.report("readmission", 3)),
+    )
+    assert all(path.is_relative_to(home.root) for path in written)
+    assert home.registry_uri == f"sqlite:///{home.root}/registry/mlflow.db"
+    assert home.report("readmission", 3).parent.name == "v3"
+
+
+def test_the_environment_names_home_and_archives(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CLINICAL_HOME", "elsewhere")
+    monkeypatch.setenv("CLINICAL_RAW", "/archives")
+    assert Home.from_environment() == Home(tmp_path / "elsewhere", Path("/archives"))
+    monkeypatch.setenv("CLINICAL_HOME", "")
+    monkeypatch.delenv("CLINICAL_RAW")
+    assert Home.from_environment() == Home(tmp_path / "data", tmp_path / "data" / "raw")
+
+
+def test_a_home_fed_from_one_archive_refuses_another(home: Home, tmp_path: Path) -> None:
+    one, other = tmp_path / "one.zip", tmp_path / "other.zip"
+    home.choose_archive("readmission", one)
+    home.choose_archive("readmission", one)
+    with pytest.raises(
+        ArchiveError, match=r"already holds readmission data from .*one\.zip, now asked for .*other\.zip"
+    ):
+        home.choose_archive("readmission", other)
+    assert home.chosen_archive("readmission") == one
+
+
+def test_each_model_has_an_archive_of_its_own(home: Home, tmp_path: Path) -> None:
+    home.choose_archive("readmission", tmp_path / "one.zip")
+    home.choose_archive("sepsis", tmp_path / "two.zip")
+    assert json.loads(home.source.read_text()) == {
+        "readmission": str(tmp_path / "one.zip"),
+        "sepsis": str(tmp_path / "two.zip"),
+    }
+    assert home.chosen_archive("retinopathy") is None
+
+
+def test_without_an_archive_the_error_names_the_folder_and_three_remedies(home: Home) -> None:
+    with pytest.raises(ArchiveError) as refused:
+        home.archive_path(PROTOCOL)
+    for words in (str(home.raw), "clinical fetch readmission", "CLINICAL_RAW", "--data simulated"):
+        assert words in str(refused.value)
+
+
+def test_an_archive_is_found_and_a_chosen_one_goes_before_it(home: Home, tmp_path: Path) -> None:
+    found = home.raw / "diabetes130" / "dataset_diabetes.zip"
+    found.parent.mkdir(parents=True)
+    found.write_bytes(b"")
+    assert home.archive_path(PROTOCOL) == found
+    home.choose_archive("readmission", tmp_path / "chosen.zip")
+    assert home.archive_path(PROTOCOL) == tmp_path / "chosen.zip"
+
+
+def test_a_simulated_archive_says_so_wherever_it_is_opened(home: Home) -> None:
+    home.choose_archive("readmission", DIABETES130.simulate(home.root / "simulated", seed=1))
+    assert home.open_archive(PROTOCOL).data_origin == "simulated"
+
+
+def test_the_hash_of_a_file_is_its_sha256(tmp_path: Path) -> None:
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert hash_file(tmp_path / "abc") == SHA256_OF_ABC
+
+
+def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "new" / "settings"
+    write_atomically(path, "old")
+
+    def fail(*_: Any) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("clinical_assets.resources.home.os.fsync", fail)
+    with pytest.raises(OSError, match="no space left"):
+        write_atomically(path, "new, and longer")
+    assert path.read_text() == "old"
