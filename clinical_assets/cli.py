@@ -272,6 +272,8 @@ def keys_new(
     """Make a signing key of your own, locked with a passphrase, and add you to this home's signers."""
     home, _, _ = open_home()
     path = (folder or Path.home() / ".config" / "clinical-assets") / f"{name}.pem"
+    if name in read_signers(home.signer_files):
+        refuse(f"{name} is a signer already; choose another name")
     passphrase = typer.prompt("Passphrase", hide_input=True, confirmation_prompt=True)
     public = create_key(path, passphrase)
     add_signer(home.signers, Signer(name, tuple(role), public, demo=False))

@@ -32,6 +32,7 @@ from clinical_assets.governance.signatures import (
     Statement,
     add_signer,
     create_key,
+    last_words,
     now,
     read_signatures,
     read_signers,
@@ -212,9 +213,15 @@ class Replay:
 
         job = defs().resolve_job_def(f"{self.protocol.model}_{name}")
         key = f"{month:%Y-%m}" if month else None
-        result = job.execute_in_process(
-            instance=self.instance, partition_key=key, run_config=QUIET, raise_on_error=True, tags={TRIGGER: "demo"}
-        )
+        try:
+            result = job.execute_in_process(
+                instance=self.instance, partition_key=key, run_config=QUIET, raise_on_error=True, tags={TRIGGER: "demo"}
+            )
+        except (dg.DagsterExecutionInterruptedError, RuntimeError) as error:
+            # Dagster has its own interruption, and DuckDB makes a RuntimeError of it in the middle of a query.
+            if any(isinstance(x, dg.DagsterExecutionInterruptedError) for x in (error, error.__cause__)):
+                raise KeyboardInterrupt from error
+            raise
         if failed := [x for x in result.get_asset_check_evaluations() if not x.passed and x.blocking]:
             raise DemoError(f"{failed[0].asset_key.to_user_string()}: the check {failed[0].check_name} failed")
 
@@ -250,7 +257,7 @@ class Replay:
         if not read_signatures(self.home.sign_offs, candidate.model, candidate.version):
             sign_as_demonstration(self.home, self.lake, self.protocol, candidate)
         signatures = read_signatures(self.home.sign_offs, candidate.model, candidate.version)
-        if all(signature.statement.decision == "approve" for signature in signatures):
+        if all(word.decision == "approve" for word in last_words(signatures)):
             self._wait(
                 lambda: champion_version(self.instance, candidate.model) == candidate.version,
                 DAEMON_WITHIN_SECONDS,

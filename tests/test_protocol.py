@@ -120,7 +120,7 @@ def test_a_file_that_is_no_protocol_is_refused_by_name(defs_folder: Path, conten
 
 
 def test_a_model_that_does_not_exist_is_refused_with_those_that_do() -> None:
-    with pytest.raises(ProtocolError, match="no model 'sepsys'; the models are: .*readmission"):
+    with pytest.raises(ProtocolError, match=r"no model 'sepsys'; the models are: .*readmission"):
         read_protocol("sepsys")
 
 

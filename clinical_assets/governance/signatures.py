@@ -248,15 +248,20 @@ def _fault(
     return ""
 
 
+def last_words(signatures: Sequence[Signature]) -> list[Statement]:
+    """The last statement of each signer, of signatures in order of time; an earlier one no longer counts."""
+    return list({signature.statement.signer: signature.statement for signature in signatures}.values())
+
+
 def missing_for_release(checked: Sequence[CheckedSignature], protocol: ModelProtocol) -> list[str]:
     """What still stands between the signatures at hand and a release; an empty list where they suffice.
 
     Each role must have approved, each by another person, and the last word of no valid signer may be a rejection.
     """
-    last_word = {item.signature.statement.signer: item.signature.statement for item in checked if not item.fault}
-    reasons = [f"{s.signer} ({s.role}) rejected it: {s.reason}" for s in last_word.values() if s.decision == "reject"]
+    words = last_words([item.signature for item in checked if not item.fault])
+    reasons = [f"{s.signer} ({s.role}) rejected it: {s.reason}" for s in words if s.decision == "reject"]
     for role in protocol.sign_off.roles:
-        if not any(s.role == role and s.decision == "approve" for s in last_word.values()):
+        if not any(s.role == role and s.decision == "approve" for s in words):
             faults = [item.fault for item in checked if item.fault and item.signature.statement.role == role]
             reasons.append(f"no valid approval as {role}" + (f" ({'; '.join(faults)})" if faults else ""))
     return reasons

@@ -4,7 +4,7 @@ Belongs here: what starts a run, and when. Does not belong here: any statistic; 
 """
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import date
 from typing import Any
 
@@ -12,7 +12,7 @@ import dagster as dg
 from dagster._core.events.log import EventLogEntry
 from pydantic import TypeAdapter
 
-from clinical_assets.governance.signatures import read_signatures
+from clinical_assets.governance.signatures import last_words, read_signatures
 from clinical_assets.lifecycle.data import MONTHS
 from clinical_assets.monitoring.repair import DriftNotice, RetrainingHistory, decide_repair
 from clinical_assets.protocol import ModelProtocol, Verdict
@@ -51,10 +51,11 @@ def jobs(protocol: ModelProtocol) -> list[Any]:
     return [
         job("intake", ("dataset", "features"), "A month's rows, from the archive to what the estimator sees"),
         job("month", MONTHLY, "A whole month: rows, scores, profile, drift, performance, publication"),
-        job("ripening", ("performance_report",), "What a month's ripened outcomes say of the champion"),
+        job("ripening", ("performance_report", "analytics"), "What a month's ripened outcomes say of the champion"),
         job("publication", ("analytics",), "The analysts' file, built anew"),
         job("retraining", DEVELOPMENT_CHAIN, "A new candidate with its validation report", **{RETRAINING: model}),
         job("release", ("sign_off", "release", "analytics"), "The release of a signed candidate"),
+        job("sign_off", ("sign_off", "analytics"), "The signatures on a candidate that is not released"),
     ]
 
 
@@ -84,6 +85,7 @@ def sensors(protocol: ModelProtocol) -> list[dg.SensorDefinition]:
         ),
         retraining_when_drifted(protocol),
         release_when_signed(protocol),
+        record_when_rejected(protocol),
     ]
 
 
@@ -151,24 +153,69 @@ def release_when_signed(protocol: ModelProtocol) -> dg.SensorDefinition:
         description=f"Asks for the release of the newest candidate of {model} once every role has signed it.",
     )
     def sensor(context: dg.SensorEvaluationContext, home: HomeResource) -> dg.RunRequest | dg.SkipReason:
-        report = context.instance.get_latest_materialization_event(dg.AssetKey([model, "validation_report"]))
-        if report is None:
-            return dg.SkipReason(f"{model} has no candidate yet")
-        candidate, released = int(recorded(report, "version")), champion_version(context.instance, model)
-        if candidate == released:
-            return dg.SkipReason(f"version {candidate} is the champion")
-        signatures = read_signatures(home.open().sign_offs, model, candidate)
-        approved = {s.statement.role for s in signatures if s.statement.decision == "approve"}
+        candidate = waiting_candidate(context.instance, model)
+        if isinstance(candidate, dg.SkipReason):
+            return candidate
+        signatures = read_signatures(home.open().sign_offs, model, candidate.version)
+        words = last_words(signatures)
+        if rejected := sorted(word.signer for word in words if word.decision == "reject"):
+            return dg.SkipReason(f"version {candidate.version} was rejected by {', '.join(rejected)}")
+        approved = {word.role for word in words}
         if missing := [role for role in protocol.sign_off.roles if role not in approved]:
-            return dg.SkipReason(f"version {candidate} waits for approval as {', '.join(missing)}")
+            return dg.SkipReason(f"version {candidate.version} waits for approval as {', '.join(missing)}")
         # One more signature, or a new report, is a reason to try again; the same ones are not.
         signed = max(signature.statement.signed_at for signature in signatures)
         return dg.RunRequest(
-            run_key=f"{model}|v{candidate}|{recorded(report, 'report_sha256')[:12]}|{len(signatures)}|{signed}",
+            run_key=f"{model}|v{candidate.version}|{candidate.report_sha256[:12]}|{len(signatures)}|{signed}",
             tags={MODEL: model, TRIGGER: "signatures"},
         )
 
     return sensor
+
+
+def record_when_rejected(protocol: ModelProtocol) -> dg.SensorDefinition:
+    """The sensor that has the signatures on a rejected candidate recorded, since no release will."""
+    model = protocol.model
+
+    @dg.sensor(
+        name=f"{model}_record_when_rejected",
+        job_name=f"{model}_sign_off",
+        minimum_interval_seconds=SENSOR_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"Records the signatures on the newest candidate of {model} when somebody has rejected it.",
+    )
+    def sensor(context: dg.SensorEvaluationContext, home: HomeResource) -> dg.RunRequest | dg.SkipReason:
+        candidate = waiting_candidate(context.instance, model)
+        if isinstance(candidate, dg.SkipReason):
+            return candidate
+        signatures = read_signatures(home.open().sign_offs, model, candidate.version)
+        if all(word.decision == "approve" for word in last_words(signatures)):
+            return dg.SkipReason(f"nobody has rejected version {candidate.version}")
+        return dg.RunRequest(
+            run_key=f"{model}|v{candidate.version}|rejected|{len(signatures)}",
+            tags={MODEL: model, TRIGGER: "signatures"},
+        )
+
+    return sensor
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingCandidate:
+    """The newest candidate, which is not the champion, and the report that is to be signed."""
+
+    version: int
+    report_sha256: str
+
+
+def waiting_candidate(instance: dg.DagsterInstance, model: str) -> WaitingCandidate | dg.SkipReason:
+    """The newest candidate where one waits for signatures, else why none does."""
+    report = instance.get_latest_materialization_event(dg.AssetKey([model, "validation_report"]))
+    if report is None:
+        return dg.SkipReason(f"{model} has no candidate yet")
+    candidate = int(recorded(report, "version"))
+    if candidate == champion_version(instance, model):
+        return dg.SkipReason(f"version {candidate} is the champion")
+    return WaitingCandidate(candidate, str(recorded(report, "report_sha256")))
 
 
 def recorded(entry: EventLogEntry, name: str) -> Any:

@@ -24,9 +24,7 @@ SCORING = FLOW & ~dg.AutomationCondition.any_deps_missing()
 
 # `eager` would wait until all months of all years are there; a release publishes in its own job.
 PUBLISHING = (
-    dg.AutomationCondition.any_deps_updated()
-    .ignore(dg.AssetSelection.tag("chain", "development"))
-    .since_last_handled()
+    dg.AutomationCondition.any_deps_updated().ignore(dg.AssetSelection.tag("chain", "development")).since_last_handled()
     & ~dg.AutomationCondition.any_deps_in_progress()
     & ~dg.AutomationCondition.in_progress()
 )

@@ -214,7 +214,8 @@ def test_a_forged_rejection_cannot_stop_a_release(desk: Desk) -> None:
 
 
 def test_a_decision_that_is_neither_counts_as_no_approval(desk: Desk) -> None:
-    undecided = desk.write("anna", "mlops", decision="perhaps")
+    perhaps: Any = "perhaps"
+    undecided = desk.write("anna", "mlops", perhaps)
     assert desk.missing(undecided, desk.write("ben", "clinical_lead")) == ["no valid approval as mlops"]
 
 

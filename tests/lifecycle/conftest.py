@@ -1,28 +1,33 @@
 """One small platform for all tests of the lifecycle: a released version, a newer candidate, and five months."""
 
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import date
+from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 import polars as pl
 import pytest
-from small_platform import MODEL, ROLES, SmallPlatform, sample_of, small_protocol, unpack, write_archive
+from small_platform import (
+    MODEL,
+    MONTHS,
+    ROLES,
+    BuildArchive,
+    Developed,
+    SmallPlatform,
+    sample_of,
+    small_protocol,
+    unpack,
+    write_archive,
+)
 
 from clinical_assets.archives.diabetes130 import DIABETES130
-from clinical_assets.protocol import ModelVersion
 from clinical_assets.resources.registry import CHALLENGER, CHAMPION
 
 FOREIGN_WARNINGS = (
     "ignore:InitResourceContext.dagster_run is deprecated:DeprecationWarning",
     "ignore:Specifying a partitions_def on an AssetCheckSpec:dagster.PreviewWarning",
-    "ignore:The ``noload`` loader strategy is deprecated",
+    "ignore:::mlflow",
 )
-MONTHS = tuple(date(2024, month, 1) for month in range(1, 6))
-
-BuildArchive = Callable[[pl.DataFrame], Path]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -31,16 +36,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.parent == Path(__file__).parent:
             for ignored in FOREIGN_WARNINGS:
                 item.add_marker(pytest.mark.filterwarnings(ignored))
-
-
-@dataclass(frozen=True)
-class Developed:
-    """A platform with version 1 released and version 2 a candidate, and the instance that saw it all."""
-
-    platform: SmallPlatform
-    instance: dg.DagsterInstance
-    champion: ModelVersion
-    candidate: ModelVersion
 
 
 @pytest.fixture(scope="session")
@@ -61,22 +56,23 @@ def build_archive(tmp_path: Path, published: tuple[pl.DataFrame, bytes]) -> Buil
 
 
 @pytest.fixture(scope="session")
-def developed(tmp_path_factory: pytest.TempPathFactory, published: tuple[pl.DataFrame, bytes]) -> Iterator[Developed]:
+def developed(tmp_path_factory: pytest.TempPathFactory, published: tuple[pl.DataFrame, bytes]) -> Developed:
     """Four months arrive, version 1 is trained, signed and released, a fifth month arrives, version 2 is trained."""
     folder = tmp_path_factory.mktemp("developed")
     archive = write_archive(folder / "raw" / "dataset_diabetes", *published)
     platform = SmallPlatform.on(folder / "home", archive, small_protocol())
-    with dg.DagsterInstance.ephemeral() as instance:
-        for month in MONTHS[:4]:
-            platform.run("intake", month, instance)
-        platform.run("retraining", instance=instance)
-        champion = platform.registry.challenger(MODEL)
-        for role in ROLES:
-            platform.sign(champion, role)
-        platform.run("release", instance=instance)
-        platform.run("month", MONTHS[4], instance)
-        platform.run("retraining", instance=instance)
-        yield Developed(platform, instance, champion, platform.registry.challenger(MODEL))
+    platform.registry.prepare()
+    instance = dg.DagsterInstance.ephemeral()
+    for month in MONTHS[:4]:
+        platform.run("intake", month, instance)
+    platform.run("retraining", instance=instance)
+    champion = platform.registry.challenger(MODEL)
+    for role in ROLES:
+        platform.sign(champion, role)
+    platform.run("release", instance=instance)
+    platform.run("month", MONTHS[4], instance)
+    platform.run("retraining", instance=instance)
+    return Developed(platform, instance, champion, platform.registry.challenger(MODEL))
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """A small platform for tests: a simulated archive in the publisher's layout, a home fed from it, its own jobs."""
 
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -18,7 +19,8 @@ from clinical_assets.governance.signatures import Decision, Signer, Statement, a
 from clinical_assets.protocol import ModelProtocol, ModelVersion, read_protocol
 from clinical_assets.resources.home import Home
 from clinical_assets.resources.lake import Lake
-from clinical_assets.resources.platform import HomeResource
+from clinical_assets.resources.lake_io_manager import LakeResource
+from clinical_assets.resources.platform import HomeResource, RegistryResource
 from clinical_assets.resources.registry import Registry
 
 MODEL = "readmission"
@@ -29,6 +31,9 @@ LENIENT = [
     {"metric": "auroc", "not_worse_than": "champion", "by": 0.9},
 ]
 ROLES = ("mlops", "clinical_lead")
+MONTHS = tuple(date(2024, month, 1) for month in range(1, 6))
+
+BuildArchive = Callable[[pl.DataFrame], Path]
 
 
 def small_protocol(**changes: Any) -> ModelProtocol:
@@ -37,6 +42,7 @@ def small_protocol(**changes: Any) -> ModelProtocol:
         "estimator_settings": FAST,
         "development_months": 3,
         "evaluation_months": 3,
+        "operating_point": {"alerted_fraction": 0.4},
         "subgroups": ["sex"],
         "minimum_n": 20,
         "acceptance": LENIENT,
@@ -110,6 +116,17 @@ class SmallPlatform:
         return HomeResource(root=str(self.home.root), raw=str(self.home.raw))
 
     @property
+    def resources(self) -> dict[str, Any]:
+        """What an asset asks for beside its inputs."""
+        lake = LakeResource(catalogue=str(self.home.lake_catalogue), data=str(self.home.lake_data))
+        registry = RegistryResource(uri=self.home.registry_uri, artefacts=str(self.home.registry_artefacts))
+        return {
+            "home": HomeResource(root=str(self.home.root), raw=str(self.home.raw)),
+            "lake": lake,
+            "registry": registry,
+        }
+
+    @property
     def definitions(self) -> dg.Definitions:
         return definitions_at(self.home, self.protocol)
 
@@ -117,8 +134,13 @@ class SmallPlatform:
         """Point an alias at a version, past all rules."""
         from mlflow import MlflowClient
 
-        client = MlflowClient(tracking_uri=self.home.registry_uri, registry_uri=self.home.registry_uri)
-        client.set_registered_model_alias(version.model, alias, str(version.version))
+        MlflowClient(self.home.registry_uri).set_registered_model_alias(version.model, alias, str(version.version))
+
+    def drop_alias(self, alias: str) -> None:
+        """Let an alias point nowhere."""
+        from mlflow import MlflowClient
+
+        MlflowClient(self.home.registry_uri).delete_registered_model_alias(MODEL, alias)
 
     def run(
         self,
@@ -140,6 +162,7 @@ class SmallPlatform:
     def sign(
         self,
         version: ModelVersion,
+        /,
         role: str,
         decision: Decision = "approve",
         signer: str | None = None,
@@ -164,3 +187,13 @@ class SmallPlatform:
             "signed_at": now(),
         }
         return store(sign(Statement(**{**stated, **changes}), key, None), self.home.sign_offs)
+
+
+@dataclass(frozen=True)
+class Developed:
+    """A platform with version 1 released and version 2 a candidate, and the instance that saw it all."""
+
+    platform: SmallPlatform
+    instance: dg.DagsterInstance
+    champion: ModelVersion
+    candidate: ModelVersion

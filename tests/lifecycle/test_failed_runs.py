@@ -3,7 +3,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from dagster._utils.error import SerializableErrorInfo
+from dagster_shared.error import SerializableErrorInfo
 
 from clinical_assets.lifecycle.automation import MODEL
 from clinical_assets.lifecycle.incidents import INCIDENT_TABLE, describe_error, incident_on_failure

@@ -6,8 +6,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 import pytest
-from conftest import BuildArchive
-from small_platform import MODEL, QUIET, SmallPlatform, small_protocol, write_archive
+from small_platform import MODEL, BuildArchive, SmallPlatform, small_protocol, write_archive
 
 from clinical_assets.archives.archive import ArchiveError
 from clinical_assets.defs.readmission.cohort import Encounter
@@ -97,7 +96,10 @@ def test_a_month_says_where_its_rows_come_from(take_in: TakeIn, one_a_month: pl.
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda rows: rows.with_columns(discharge_disposition_id=pl.lit("11")), "has no eligible encounter from 2024-03"),
+        (
+            lambda rows: rows.with_columns(discharge_disposition_id=pl.lit("11")),
+            "has no eligible encounter from 2024-03",
+        ),
         (lambda rows: rows.with_columns(in_row(5, "encounter_id", "1004")), "encounter_id"),
         (lambda rows: rows.with_columns(in_row(5, "age", "[70-75)")), "[70-75)"),
         (lambda rows: rows.with_columns(in_row(5, "race", "Martian")), "Martian"),
@@ -106,7 +108,16 @@ def test_a_month_says_where_its_rows_come_from(take_in: TakeIn, one_a_month: pl.
         (lambda rows: rows.rename({"insulin": "Insulin2"}), "insulin"),
         (lambda rows: rows.drop("readmitted"), "readmitted"),
     ],
-    ids=["empty month", "repeated id", "unknown band", "unknown category", "number as category", "word", "renamed", "absent"],
+    ids=[
+        "empty month",
+        "repeated id",
+        "unknown band",
+        "unknown category",
+        "number as category",
+        "word",
+        "renamed",
+        "absent",
+    ],
 )
 def test_a_spoilt_archive_fails_the_run_with_one_clear_error_and_leaves_no_month(
     take_in: TakeIn, one_a_month: pl.DataFrame, spoil: Callable[[pl.DataFrame], pl.DataFrame], words: str
@@ -180,15 +191,12 @@ def test_a_repeated_unit_stops_the_run_before_the_next_asset(
         small_protocol().features or "": lambda rows: pl.concat([make(small_protocol().features or "")(rows)] * 2)
     }
     monkeypatch.setattr(data, "load_object", lambda path: doubled.get(path) or make(path))
-    job = platform.definitions.resolve_job_def(f"{MODEL}_month")
-    with dg.DagsterInstance.ephemeral() as instance:
-        result = job.execute_in_process(
-            instance=instance, partition_key="2024-03", run_config=QUIET, raise_on_error=False
-        )
-        assert not instance.get_materialized_partitions(dg.AssetKey([MODEL, "predictions"]))
+    result = platform.run("month", MARCH, raise_on_error=False)
     [failed] = [check for check in result.get_asset_check_evaluations() if not check.passed]
     assert (failed.check_name, failed.metadata["repeated_rows"].value) == ("one_row_a_unit", 2)
-    assert not platform.lake.exists(f"{MODEL}.predictions")
+    started = {event.step_key for event in result.all_events if event.is_step_start}
+    assert "features" in started
+    assert "predictions" not in started
 
 
 def test_a_contract_s_breaches_are_counted_by_rule_and_missing_columns_named(

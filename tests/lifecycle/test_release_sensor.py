@@ -5,10 +5,11 @@ import pytest
 from small_platform import MODEL, ROLES, small_protocol
 
 from clinical_assets.governance.signatures import Decision, Signature, SignatureError, Statement, store
-from clinical_assets.lifecycle.automation import release_when_signed
+from clinical_assets.lifecycle.automation import record_when_rejected, release_when_signed
 from clinical_assets.resources.platform import HomeResource
 
 SENSOR = release_when_signed(small_protocol())
+RECORDER = record_when_rejected(small_protocol())
 
 
 class Office:
@@ -45,6 +46,12 @@ class Office:
         assert isinstance(result, dg.RunRequest | dg.SkipReason)
         return result
 
+    def record(self) -> dg.RunRequest | dg.SkipReason:
+        context = dg.build_sensor_context(instance=self.instance, resources={"home": self.home})
+        result = RECORDER(context)
+        assert isinstance(result, dg.RunRequest | dg.SkipReason)
+        return result
+
     def key(self) -> str:
         result = self.tick()
         assert isinstance(result, dg.RunRequest), result
@@ -77,8 +84,17 @@ def test_a_candidate_waits_for_every_role_by_name(waiting: Office) -> None:
     assert waiting.skipped() == "version 2 waits for approval as mlops, clinical_lead"
     waiting.sign("mlops")
     assert waiting.skipped() == "version 2 waits for approval as clinical_lead"
-    waiting.sign("clinical_lead", "reject")
-    assert waiting.skipped() == "version 2 waits for approval as clinical_lead"
+
+
+def test_a_rejected_candidate_is_not_released_but_its_signatures_are_recorded(waiting: Office) -> None:
+    for role in ROLES:
+        waiting.sign(role)
+    assert isinstance(waiting.record(), dg.SkipReason)
+    waiting.sign("clinical_lead", "reject", minute=1)
+    assert waiting.skipped() == "version 2 was rejected by dr-clinical_lead"
+    recorded = waiting.record()
+    assert isinstance(recorded, dg.RunRequest)
+    assert recorded.run_key == f"{MODEL}|v2|rejected|3"
 
 
 def test_signatures_on_another_version_do_not_count(waiting: Office) -> None:

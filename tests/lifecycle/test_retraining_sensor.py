@@ -71,9 +71,7 @@ class Hospital:
 
     def _materialised(self, asset: str, partition: str | None, metadata: dict[str, Any]) -> None:
         key = dg.AssetKey([MODEL, asset])
-        self.instance.report_runless_asset_event(
-            dg.AssetMaterialization(key, partition=partition, metadata=metadata)
-        )
+        self.instance.report_runless_asset_event(dg.AssetMaterialization(key, partition=partition, metadata=metadata))
 
 
 @pytest.fixture
@@ -103,9 +101,7 @@ def test_a_shift_asks_for_one_retraining_that_says_why(hospital: Hospital) -> No
 
 
 @pytest.mark.parametrize("verdict", [STABLE, FAULT, "cannot_tell"])
-def test_any_other_verdict_asks_for_nothing_and_the_reason_says_what_was_seen(
-    hospital: Hospital, verdict: str
-) -> None:
+def test_any_other_verdict_asks_for_nothing_and_the_reason_says_what_was_seen(hospital: Hospital, verdict: str) -> None:
     hospital.report("2024-06", verdict)
     assert hospital.skipped() == f"2024-06 {verdict}: age_band moved in 2024-06"
     assert hospital.skipped() == f"no drift report of {MODEL} since the last look"

@@ -94,7 +94,7 @@ def test_an_asset_gets_the_protocol_in_force_though_it_was_never_materialised() 
 
     both = dg.Definitions.merge(definitions_at(NOWHERE, protocol), dg.Definitions(assets=[reader]))
     with dg.DagsterInstance.ephemeral() as instance:
-        both.get_implicit_global_asset_job_def().execute_in_process(
+        both.resolve_implicit_global_asset_job_def().execute_in_process(
             asset_selection=[dg.AssetKey("reader")], instance=instance
         )
     assert seen == [protocol]
@@ -117,6 +117,7 @@ def test_what_watches_a_model_runs_by_default(definitions: dg.Definitions) -> No
             f"{MODEL}_months_flow",
             f"{MODEL}_retraining_when_drifted",
             f"{MODEL}_release_when_signed",
+            f"{MODEL}_record_when_rejected",
             "incident_on_failure",
         ),
         dg.DefaultSensorStatus.RUNNING,
@@ -128,7 +129,7 @@ def test_what_watches_a_model_runs_by_default(definitions: dg.Definitions) -> No
 )
 def test_the_protocol_says_how_often_it_is_retrained_by_the_calendar(cadence: str, cron: str) -> None:
     protocol = small_protocol(retraining={"cadence": cadence, "cool_down_days": 10})
-    [schedule] = definitions_at(NOWHERE, protocol).schedules or ()
+    [schedule] = list(definitions_at(NOWHERE, protocol).schedules or ())
     assert isinstance(schedule, dg.ScheduleDefinition)
     assert schedule.cron_schedule == cron
     assert schedule.job_name == f"{MODEL}_retraining"
@@ -139,10 +140,11 @@ def test_each_job_does_its_part_of_the_chain(definitions: dg.Definitions) -> Non
     jobs = {
         "intake": {"dataset", "features"},
         "month": {*MONTHLY, "analytics"},
-        "ripening": {"performance_report"},
+        "ripening": {"performance_report", "analytics"},
         "publication": {"analytics"},
         "retraining": {"protocol", "training_set", "trained_model", "evaluation", "validation_report"},
         "release": {"sign_off", "release", "analytics"},
+        "sign_off": {"sign_off", "analytics"},
     }
     for name, assets in jobs.items():
         job = definitions.resolve_job_def(f"{MODEL}_{name}")
