@@ -1,4 +1,4 @@
-"""The one home that the tests of the whole chain share; none of them changes it."""
+"""The one home that the tests of the whole chain share; none of them changes what another looks at."""
 
 from collections.abc import Iterator
 

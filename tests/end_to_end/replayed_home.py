@@ -29,6 +29,7 @@ from typer.testing import CliRunner, Result
 from clinical_assets.archives.simulated_diabetes import SIMULATED_DRIFT
 from clinical_assets.cli import app
 from clinical_assets.demo import Replay, daemon
+from clinical_assets.governance.pseudonyms import KEY_BYTES
 from clinical_assets.lifecycle.automation import IN_FLIGHT, RETRAINING, TRIGGER
 from clinical_assets.protocol import ModelProtocol, month_after, read_protocol
 from clinical_assets.resources.home import PROJECT, Home
@@ -95,6 +96,11 @@ class ReplayedHome:
     retrainings_after: int
     validation: Result
 
+    @property
+    def champion(self) -> int:
+        """The version that is live at the end."""
+        return self.registry.champion(MODEL).version
+
     def analytics(self, query: str) -> pl.DataFrame:
         """What a query of the analysts' file gives, opened read-only."""
         return ask_analytics(self.home, query)
@@ -150,20 +156,28 @@ def replay(root: Path) -> Iterator[ReplayedHome]:
     """Drive a new home below `root` through the first drift."""
     home = Home(root / "home", root / "raw")
     home.prepare()
-    with pytest.MonkeyPatch.context() as environment, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # other packages' own, as in the daemon's processes
-        environment.setenv("CLINICAL_HOME", str(home.root))
-        environment.setenv("CLINICAL_RAW", str(home.raw))
-        environment.setenv("DAGSTER_HOME", str(home.dagster))
-        with dg.DagsterInstance.get() as instance:
-            first = interrupted_demo(home, instance, months=3)
-            second = interrupted_demo(home, instance, months=len(first.months) + 2)
-            lake = Lake(str(home.lake_catalogue), home.lake_data)
-            registry = Registry(home.registry_uri, home.registry_artefacts)
-            with daemon(home, instance) as watching, Progress(disable=True) as progress:
-                driven = Replay(home, lake, registry, instance, read_protocol(MODEL), progress, watching)
-                result = through_the_drift(driven, (first, second), root)
-            yield result
+    # The key decides which patient is in which split; a fixed one makes every replay the same.
+    home.pseudonym_key.write_bytes(bytes(range(KEY_BYTES)))
+    home.pseudonym_key.chmod(0o600)
+    with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
+        with pytest.MonkeyPatch.context() as environment, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # other packages' own, as in the daemon's processes
+            environment.setenv("CLINICAL_HOME", str(home.root))
+            environment.setenv("CLINICAL_RAW", str(home.raw))
+            environment.setenv("DAGSTER_HOME", str(home.dagster))
+            driven = drive(home, instance, root)
+        yield driven
+
+
+def drive(home: Home, instance: dg.DagsterInstance, root: Path) -> ReplayedHome:
+    """The demonstration, stopped twice, and then what it would have done, under our eyes."""
+    first = interrupted_demo(home, instance, months=3)
+    second = interrupted_demo(home, instance, months=len(first.months) + 2)
+    lake = Lake(str(home.lake_catalogue), home.lake_data)
+    registry = Registry(home.registry_uri, home.registry_artefacts)
+    with daemon(home, instance) as watching, Progress(disable=True) as progress:
+        replayed = Replay(home, lake, registry, instance, read_protocol(MODEL), progress, watching)
+        return through_the_drift(replayed, (first, second), root)
 
 
 def interrupted_demo(home: Home, instance: dg.DagsterInstance, months: int) -> Interruption:
@@ -237,6 +251,7 @@ def through_the_drift(replay: Replay, interruptions: tuple[Interruption, ...], r
     replay._job("month", DRIFTED)
     replay._look_again_at_unripe_months(DRIFTED)
     killed = wait_until(lambda: kill_while_training(instance), "a retraining for drift, started by the daemon")
+    wait_until(lambda: failed(instance, killed), "the killed run is seen to have failed")
     after_kill = registered(replay.registry)
     training_rows = lake.read(f"{MODEL}.training_set").height
     published = ask_analytics(home, "SELECT DISTINCT month, verdict FROM readmission.drift_report ORDER BY month")
@@ -304,23 +319,21 @@ def release_runs(instance: dg.DagsterInstance, number: int) -> list[dg.DagsterRu
 
 
 def kill_while_training(instance: dg.DagsterInstance) -> str | None:
-    """Kill the process of the retraining for drift once its model is being trained; returns the run, once it failed."""
+    """Kill the process of the retraining for drift if it is training its model just now; returns the run."""
     for run in runs_for_drift(instance):
-        if run.status is dg.DagsterRunStatus.FAILURE:
-            return run.run_id
         started = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_START)
         if run.status in IN_FLIGHT and any(str(entry.step_key).endswith("trained_model") for entry in started):
             words = [entry.message for entry in instance.all_logs(run.run_id) if "(pid: " in entry.message]
             pid = re.search(r"\(pid: (\d+)\)", words[0]) if words else None
             if pid:
                 os.kill(int(pid[1]), signal.SIGKILL)
-                return wait_until(lambda: failed(instance, run.run_id), "the killed run is seen to have failed")
+                return run.run_id
     return None
 
 
-def failed(instance: dg.DagsterInstance, run_id: str) -> str | None:
+def failed(instance: dg.DagsterInstance, run_id: str) -> bool:
     run = instance.get_run_by_id(run_id)
-    return run_id if run and run.status is dg.DagsterRunStatus.FAILURE else None
+    return run is not None and run.status is dg.DagsterRunStatus.FAILURE
 
 
 def retraining_that_succeeded(instance: dg.DagsterInstance) -> dg.DagsterRun | None:
@@ -330,6 +343,8 @@ def retraining_that_succeeded(instance: dg.DagsterInstance) -> dg.DagsterRun | N
 
 def skip_reasons_since(instance: dg.DagsterInstance, tick_id: int | str) -> tuple[str, ...] | None:
     """What the retraining sensor said in the ticks after one, once enough of them have passed."""
-    ticks = [tick for tick in sensor_ticks(instance, f"{MODEL}_retraining_when_drifted") if tick.tick_id > tick_id]
+    ticks = [
+        tick for tick in sensor_ticks(instance, f"{MODEL}_retraining_when_drifted") if int(tick.tick_id) > int(tick_id)
+    ]
     reasons = tuple(tick.skip_reason or str(tick.run_ids) for tick in ticks if tick.status is not TickStatus.STARTED)
     return reasons if len(reasons) >= TICKS_TO_LET_PASS else None
