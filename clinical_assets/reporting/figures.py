@@ -112,9 +112,9 @@ def drift_bars(columns: pl.DataFrame) -> "Figure":
         .head(MOST_BARS)
     )
     figure, axes = _figure(height=0.9 + 0.27 * max(len(table), 2))
-    # The bars take the whole width; saving makes room for the names, of which no layout knows how long they are.
+    # Saving makes room for the names, of which no layout knows how long they are; all of it fits a dialogue in the UI.
     figure.set_layout_engine("none")
-    axes.set_position((0.0, 0.0, 1.0, 1.0))
+    axes.set_position((0.0, 0.0, 0.6, 1.0))
     if table.is_empty():
         axes.set_axis_off()
         axes.text(0.5, 0.5, "no column could be compared", ha="center", color=MUTED, transform=axes.transAxes)
@@ -153,7 +153,7 @@ def to_svg(figure: "Figure") -> str:
 def to_png_data_uri(figure: "Figure") -> str:
     """The figure as a `data:` address, to stand in markdown without a file."""
     drawing = io.BytesIO()
-    figure.savefig(drawing, format="png", dpi=144, bbox_inches="tight")
+    figure.savefig(drawing, format="png", dpi=100, bbox_inches="tight")
     return f"data:image/png;base64,{base64.b64encode(drawing.getvalue()).decode()}"
 
 
