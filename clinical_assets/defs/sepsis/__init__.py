@@ -1,0 +1,1 @@
+"""The sepsis model - its protocol and its cohort function."""
