@@ -9,5 +9,5 @@ os.environ.setdefault("DO_NOT_TRACK", "true")
 os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-# Threads that wait give their core away: training shares the machine with the daemon and the other models' steps.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# OpenMP's threads spin while they wait; where cores are short, training then takes many times as long as on one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")

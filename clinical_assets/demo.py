@@ -204,18 +204,24 @@ class Replay:
         self._job("publication")
 
     def _month(self, month: date) -> None:
-        self._job("month", month)
+        # A look at what has ripened publishes too; then the month itself need not.
+        self._job("month", month, without="analytics" if self._unripe_months(month) else None)
         self._look_again_at_unripe_months(month)
         self._await_repair(month)
 
-    def _job(self, name: str, month: date | None = None) -> None:
+    def _job(self, name: str, month: date | None = None, without: str | None = None) -> None:
         from clinical_assets.definitions import defs
 
         job = defs().resolve_job_def(f"{self.protocol.model}_{name}")
-        key = f"{month:%Y-%m}" if month else None
+        assets = [key for key in job.asset_layer.executable_asset_keys if key.path[-1] != without]
         try:
             result = job.execute_in_process(
-                instance=self.instance, partition_key=key, run_config=QUIET, raise_on_error=True, tags={TRIGGER: "demo"}
+                instance=self.instance,
+                partition_key=f"{month:%Y-%m}" if month else None,
+                asset_selection=assets if without else None,
+                run_config=QUIET,
+                raise_on_error=True,
+                tags={TRIGGER: "demo"},
             )
         except (dg.DagsterExecutionInterruptedError, RuntimeError) as error:
             # Dagster has its own interruption, and DuckDB makes a RuntimeError of it in the middle of a query.
@@ -226,10 +232,16 @@ class Replay:
             raise DemoError(f"{failed[0].asset_key.to_user_string()}: the check {failed[0].check_name} failed")
 
     def _look_again_at_unripe_months(self, newest: date) -> None:
-        reports = self.lake.read(f"{self.protocol.model}.performance_report", columns=["month", "status"])
-        unripe = reports.filter((pl.col("status") != "ripe") & (pl.col("month") < newest))
-        for month in unripe["month"].unique().sort():
+        for month in self._unripe_months(newest):
             self._job("ripening", month)
+
+    def _unripe_months(self, newest: date) -> list[date]:
+        table = f"{self.protocol.model}.performance_report"
+        if not self.lake.exists(table):
+            return []
+        reports = self.lake.read(table, columns=["month", "status"])
+        unripe = reports.filter((pl.col("status") != "ripe") & (pl.col("month") < newest))
+        return unripe["month"].unique().sort().to_list()
 
     def _await_repair(self, month: date) -> None:
         """Wait until the daemon's sensor has seen the month, and any retraining it started has come to its end."""
