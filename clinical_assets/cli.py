@@ -112,12 +112,13 @@ def init() -> None:
 @app.command()
 def demo(
     data: Annotated[Literal["auto", "real", "simulated"], typer.Option(help="Which archive to run on.")] = "auto",
+    model: Annotated[list[str] | None, typer.Option(help="A model to replay; repeat for several, all if none.")] = None,
 ) -> None:
     """Replay two years of months with the real Dagster daemon; goes on where it was stopped."""
     from clinical_assets.demo import DemoError, run_demo
 
     try:
-        run_demo(Home.from_environment(), data, console)
+        run_demo(Home.from_environment(), data, console, model or protocol_names())
     except (*REFUSALS, DemoError) as error:
         refuse(error)
     except KeyboardInterrupt:
@@ -133,6 +134,8 @@ def fetch(
 ) -> None:
     """Download a model's archive from its publisher into CLINICAL_RAW, and check it."""
     home, protocol = Home.from_environment(), read_protocol(model)
+    if protocol.archive is None:
+        refuse(f"{model} reads no archive: its cohort function fetches its rows itself")
     published = load_object(protocol.archive)
     if not as_json:
         typer.echo(f"{published.title}, {published.publisher}, {published.licence}. Cite: {published.citation}")
@@ -168,8 +171,9 @@ def model_state(lake: Lake, registry: Registry, model: str) -> dict[str, Any]:
     drift = lake.read(f"{model}.drift_report") if lake.exists(f"{model}.drift_report") else None
     latest = drift.sort("month").row(-1, named=True) if drift is not None else {}
     performance = lake.read(f"{model}.performance_report") if lake.exists(f"{model}.performance_report") else None
+    headline = read_protocol(model).monitoring.headline
     ripe = (
-        performance.filter(metric="auroc", subgroup="overall", status="ripe").drop_nulls("value")
+        performance.filter(metric=headline, subgroup="overall", status="ripe").drop_nulls("value")
         if performance is not None
         else pl.DataFrame()
     )
@@ -182,7 +186,7 @@ def model_state(lake: Lake, registry: Registry, model: str) -> dict[str, Any]:
         "newest_candidate": f"{challenger.version} (not released)" if challenger and waiting else None,
         "months": f"{months[0]:%Y-%m} to {months[-1]:%Y-%m}" if months else None,
         "last_verdict": f"{latest['month']:%Y-%m} {latest['verdict']}" if latest else None,
-        "last_ripe_auroc": f"{last_ripe['month']:%Y-%m} {last_ripe['value']:.3f}" if last_ripe else None,
+        "last_ripe": f"{last_ripe['month']:%Y-%m} {headline} {last_ripe['value']:.3f}" if last_ripe else None,
         "data_origin": champion.data_origin if champion else None,
     }
 
@@ -256,7 +260,9 @@ def show_headline(protocol: ModelProtocol, version: int, report: pl.DataFrame, p
     for heading in ("limit", "subgroup", "measured", "judgement"):
         table.add_column(heading, overflow="fold")
     for row in report.iter_rows(named=True):
-        measured = "-" if row["value"] is None else f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        measured = "-" if row["value"] is None else f"{row['value']:.3f}"
+        if row["low"] is not None:
+            measured += f" [{row['low']:.3f}, {row['high']:.3f}]"
         table.add_row(f"{row['metric']} {row['limit']}", row["subgroup"], measured, row["judgement"])
     console.print(table)
     console.print(f"The whole report: {path}")
@@ -287,6 +293,7 @@ def validate(
     source: Annotated[Path, typer.Option(help="An archive in its publisher's layout.")],
     out: Annotated[Path, typer.Option(help="The folder to write to.")],
     version: Annotated[int | None, typer.Option(help="The version to validate; the champion by default.")] = None,
+    split: Annotated[str | None, typer.Option(help="A split of the archive's publisher, or `all`.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Score any archive in the publisher's layout with a released version, and write the full evaluation."""
@@ -295,7 +302,7 @@ def validate(
     home, lake, registry = open_home()
     protocol = read_protocol(model)
     chosen = registry.champion(model) if version is None else registry.version(model, version)
-    result = validate_externally(protocol, lake, registry, chosen, source, out, home.pseudonym_key)
+    result = validate_externally(protocol, lake, registry, chosen, source, out, home.pseudonym_key, split)
     if as_json:
         typer.echo((out / "evaluation.json").read_text())
         return

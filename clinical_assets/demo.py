@@ -1,56 +1,42 @@
-"""The demonstration: two years of months, one after another, while the real Dagster daemon watches and repairs.
+"""The demonstration: two years of every model, side by side, while the real Dagster daemon watches and repairs.
 
-Belongs here: the replay, and the demonstration signers, who are marked as such wherever they sign.
-Does not belong here: anything that a hospital's own months would need; those flow through the lifecycle alone.
+Belongs here: which archives are used, the processes, and what is shown of the result. Does not belong here: what a
+month is made of (replay.py), and anything that a hospital's own months would need: those flow through the lifecycle.
 """
 
 import json
 import os
+import selectors
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import date
-from typing import Any, Literal
+from typing import IO, Any, Literal, cast
 
 import dagster as dg
-import polars as pl
-from dagster._core.scheduler.instigation import InstigatorType
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 
 from clinical_assets.archives.archive import Archive, ArchiveError, PublishedArchive
-from clinical_assets.archives.calendar import CALENDAR_NOTE, FIRST_MONTH, REPLAY_MONTHS
+from clinical_assets.archives.calendar import CALENDAR_NOTE
 from clinical_assets.archives.download import download_bar, fetch
-from clinical_assets.governance.signatures import (
-    Signer,
-    Statement,
-    add_signer,
-    create_key,
-    last_words,
-    now,
-    read_signatures,
-    read_signers,
-    sign,
-    store,
-)
-from clinical_assets.lifecycle.automation import IN_FLIGHT, MONTH, RETRAINING, TRIGGER, champion_version, recorded
-from clinical_assets.monitoring.repair import RETRAINING_VERDICTS
-from clinical_assets.protocol import (
-    Judgement,
-    ModelProtocol,
-    ModelVersion,
-    Verdict,
-    load_object,
-    month_after,
-    protocol_names,
-    read_protocol,
-)
+from clinical_assets.lifecycle.automation import IN_FLIGHT, MONTH, RETRAINING, TRIGGER, recorded
+from clinical_assets.protocol import ModelProtocol, load_object, read_protocol
+from clinical_assets.replay import DemoError
+from clinical_assets.reporting.metric_words import describe_metric
 from clinical_assets.resources.home import PROJECT, Home
 from clinical_assets.resources.lake import Lake
 from clinical_assets.resources.registry import Registry
@@ -58,15 +44,7 @@ from clinical_assets.resources.registry import Registry
 DataChoice = Literal["auto", "real", "simulated"]
 SEED = 20260101
 ANSWER_WITHIN_SECONDS = 5.0
-DAEMON_WITHIN_SECONDS = 90.0
-RUN_WITHIN_SECONDS = 900.0
-POLL_SECONDS = 0.3
 HEARTBEAT_SECONDS = 60.0
-QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-
-
-class DemoError(RuntimeError):
-    """The demonstration cannot go on; the message says what to look at."""
 
 
 def choose_source(home: Home, protocol: ModelProtocol, data: DataChoice, console: Console) -> Archive:
@@ -74,9 +52,9 @@ def choose_source(home: Home, protocol: ModelProtocol, data: DataChoice, console
 
     Raises ArchiveError where real data are asked for and cannot be had, or the home holds data of another source.
     """
+    if protocol.archive is None or (data == "auto" and home.chosen_archive(protocol.model)):
+        return home.open_archive(protocol)
     published: PublishedArchive = load_object(protocol.archive)
-    if data == "auto" and (chosen := home.chosen_archive(protocol.model)):
-        return published.open(chosen)
     path = None if data == "simulated" else published.find(home.raw)
     if path is None and data != "simulated":
         console.print(f"{published.title}: not in {home.raw}; asking {published.publisher} ({published.licence}) ...")
@@ -88,39 +66,89 @@ def choose_source(home: Home, protocol: ModelProtocol, data: DataChoice, console
                 raise
             console.print(f"{error}\nGoing on with the built-in simulated cohort.")
     archive = published.open(path or published.simulate(home.root / "simulated", SEED))
-    home.choose_archive(protocol.model, archive.path)
-    return archive
+    simulated = archive.data_origin == "simulated"
+    home.choose_archive(protocol.model, archive.path, 1.0 if simulated else protocol.replay.share_of_patients)
+    return home.open_archive(protocol)
 
 
-def run_demo(home: Home, data: DataChoice, console: Console) -> None:
-    """Replay every model's two years on this home; stopped and started again, it goes on where it was."""
-    protocols = [read_protocol(model) for model in protocol_names()]
+def run_demo(home: Home, data: DataChoice, console: Console, models: Sequence[str]) -> None:
+    """Replay these models' two years on this home; stopped and started again, it goes on where it was."""
+    # Whatever asks this process to end, Ctrl-C or a service manager, its daemon and its replays end with it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    protocols = [read_protocol(model) for model in models]
     for protocol in protocols:
         archive = choose_source(home, protocol, data, console)
-        console.print(f"{protocol.title}: {archive.data_origin}, from {archive.path}", soft_wrap=True)
+        path = f", from {archive.path}" if protocol.archive else ""
+        part = "" if archive.share_of_patients == 1.0 else f", {archive.share_of_patients:.0%} of its patients"
+        console.print(f"{protocol.title}: {archive.data_origin}{path}{part}", soft_wrap=True)
     console.print(f"{CALENDAR_NOTE} The signers are demonstrations.", soft_wrap=True)
     home.prepare()
     registry = Registry(home.registry_uri, home.registry_artefacts)
     registry.prepare()
     lake = Lake(str(home.lake_catalogue), home.lake_data)
     os.environ["DAGSTER_HOME"] = str(home.dagster)
-    columns = (
-        SpinnerColumn(),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}"),
-    )
-    with (
-        dg.DagsterInstance.get() as instance,
-        daemon(home, instance) as watching,
-        Progress(*columns, console=console) as progress,
-    ):
-        for protocol in protocols:
-            Replay(home, lake, registry, instance, protocol, progress, watching).run()
+    with dg.DagsterInstance.get() as instance, daemon(home, instance) as watching:
+        replay_side_by_side(home, protocols, watching.pid, console)
         for protocol in protocols:
             console.print(months_table(lake, instance, protocol))
     console.print(where_to_look(home, registry, protocols), soft_wrap=True, highlight=False)
+
+
+def replay_side_by_side(home: Home, protocols: Sequence[ModelProtocol], daemon_pid: int, console: Console) -> None:
+    """Replay every model in a process of its own, with a bar each; raises DemoError where one cannot go on.
+
+    Whatever ends this function ends the processes: they are interrupted as by Ctrl-C, and leave their runs whole.
+    """
+    columns = SpinnerColumn(), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}")
+    with ExitStack() as stack:
+        progress = stack.enter_context(Progress(*columns, console=console))
+        replays: dict[subprocess.Popen[bytes], TaskID] = {}
+        selector = stack.enter_context(selectors.DefaultSelector())
+        for protocol in protocols:
+            process = stack.enter_context(replay_process(home, protocol.model, daemon_pid))
+            replays[process] = progress.add_task(protocol.model, total=None)
+            selector.register(cast(IO[bytes], process.stdout), selectors.EVENT_READ, process)
+        while replays:
+            for key, _ in selector.select():
+                process, output = key.data, cast(IO[bytes], key.fileobj)
+                if line := output.readline():
+                    tell(progress, replays[process], json.loads(line))
+                    continue
+                selector.unregister(output)
+                progress.stop_task(replays.pop(process))
+                if process.wait() != 0:
+                    raise DemoError(f"the replay of {process.args[-2]} ended in an error; see {home.dagster}")
+
+
+def tell(progress: Progress, task: TaskID, told: Mapping[str, Any]) -> None:
+    """Show what a replay tells of itself; raises DemoError where that is why it cannot go on."""
+    if "failed" in told:
+        raise DemoError(told["failed"])
+    progress.update(task, **told)
+
+
+@contextmanager
+def replay_process(home: Home, model: str, daemon_pid: int) -> Iterator[subprocess.Popen[bytes]]:
+    """The process that replays one model, until the block ends."""
+    with (home.dagster / f"replay-{model}.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "clinical_assets.replay", model, str(daemon_pid)],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            bufsize=0,  # a line that lay in a buffer would not wake the selector
+            start_new_session=True,
+            env={**os.environ, "CLINICAL_HOME": str(home.root), "CLINICAL_RAW": str(home.raw)},
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(20)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        cast(IO[bytes], process.stdout).close()
 
 
 def end_abandoned_runs(instance: dg.DagsterInstance, home: Home) -> None:
@@ -160,169 +188,6 @@ def daemon(home: Home, instance: dg.DagsterInstance) -> Iterator[subprocess.Pope
         instance.wipe_daemon_heartbeats()
 
 
-@dataclass(frozen=True)
-class Replay:
-    """One model's two years: months arrive one by one; the daemon alone retrains and releases."""
-
-    home: Home
-    lake: Lake
-    registry: Registry
-    instance: dg.DagsterInstance
-    protocol: ModelProtocol
-    progress: Progress
-    daemon: subprocess.Popen[bytes]
-
-    def run(self) -> None:
-        """Everything that has not happened yet on this home."""
-        model, develop = self.protocol.model, self.protocol.development_months
-        months = [FIRST_MONTH]
-        while len(months) < REPLAY_MONTHS:
-            months.append(month_after(months[-1]))
-        task = self.progress.add_task(model, total=REPLAY_MONTHS + 2)
-
-        def step(words: str, act: Callable[[], None] | None) -> None:
-            self.progress.update(task, description=f"{model}: {words}")
-            if act:
-                act()
-            self.progress.advance(task)
-
-        taken_in = self._partitions("features")
-        for month in months[:develop]:
-            step(f"{month:%Y-%m} arrives", None if month in taken_in else lambda m=month: self._job("intake", m))
-        released = champion_version(self.instance, model) is not None
-        trained = self.instance.get_latest_materialization_event(dg.AssetKey([model, "validation_report"])) is not None
-        step("a first model is trained and validated", None if trained else lambda: self._job("retraining"))
-        step("it is signed, and the daemon releases it", None if released else self._sign_and_wait)
-        if not released and champion_version(self.instance, model) is None:
-            raise DemoError(f"the first candidate of {model} was not released; see {self.home.reports / model}")
-        reported = self._partitions("drift_report")
-        for month in months[develop:]:
-            step(
-                f"{month:%Y-%m} is scored, profiled, compared",
-                None if month in reported else lambda m=month: self._month(m),
-            )
-        self._job("publication")
-
-    def _month(self, month: date) -> None:
-        # A look at what has ripened publishes too; then the month itself need not.
-        self._job("month", month, without="analytics" if self._unripe_months(month) else None)
-        self._look_again_at_unripe_months(month)
-        self._await_repair(month)
-
-    def _job(self, name: str, month: date | None = None, without: str | None = None) -> None:
-        from clinical_assets.definitions import defs
-
-        job = defs().resolve_job_def(f"{self.protocol.model}_{name}")
-        assets = [key for key in job.asset_layer.executable_asset_keys if key.path[-1] != without]
-        try:
-            result = job.execute_in_process(
-                instance=self.instance,
-                partition_key=f"{month:%Y-%m}" if month else None,
-                asset_selection=assets if without else None,
-                run_config=QUIET,
-                raise_on_error=True,
-                tags={TRIGGER: "demo"},
-            )
-        except (dg.DagsterExecutionInterruptedError, RuntimeError) as error:
-            # Dagster has its own interruption, and DuckDB makes a RuntimeError of it in the middle of a query.
-            if any(isinstance(x, dg.DagsterExecutionInterruptedError) for x in (error, error.__cause__)):
-                raise KeyboardInterrupt from error
-            raise
-        if failed := [x for x in result.get_asset_check_evaluations() if not x.passed and x.blocking]:
-            raise DemoError(f"{failed[0].asset_key.to_user_string()}: the check {failed[0].check_name} failed")
-
-    def _look_again_at_unripe_months(self, newest: date) -> None:
-        for month in self._unripe_months(newest):
-            self._job("ripening", month)
-
-    def _unripe_months(self, newest: date) -> list[date]:
-        table = f"{self.protocol.model}.performance_report"
-        if not self.lake.exists(table):
-            return []
-        reports = self.lake.read(table, columns=["month", "status"])
-        unripe = reports.filter((pl.col("status") != "ripe") & (pl.col("month") < newest))
-        return unripe["month"].unique().sort().to_list()
-
-    def _await_repair(self, month: date) -> None:
-        """Wait until the daemon's sensor has seen the month, and any retraining it started has come to its end."""
-        model = self.protocol.model
-        key = dg.AssetKey([model, "drift_report"])
-        report = self.instance.fetch_materializations(key, limit=1).records[0]
-        shifted = Verdict(recorded(report.event_log_entry, "drift/verdict")) in RETRAINING_VERDICTS
-        if not shifted and not self._sensor_cursor().get("pending"):
-            return
-        self._wait(
-            lambda: self._sensor_cursor().get("storage_id", 0) >= report.storage_id,
-            DAEMON_WITHIN_SECONDS,
-            f"the daemon's sensor {model}_retraining_when_drifted did not look at {month:%Y-%m}",
-        )
-        self._wait(
-            lambda: not self.instance.get_runs(dg.RunsFilter(tags={RETRAINING: model}, statuses=IN_FLIGHT), limit=1),
-            RUN_WITHIN_SECONDS,
-            f"the retraining of {model} for {month:%Y-%m} did not end",
-        )
-        self._sign_and_wait()
-
-    def _sign_and_wait(self) -> None:
-        """Both demonstration signers decide on the newest candidate, once; if they approve, the daemon releases it."""
-        candidate = self.registry.challenger(self.protocol.model)
-        if not read_signatures(self.home.sign_offs, candidate.model, candidate.version):
-            sign_as_demonstration(self.home, self.lake, self.protocol, candidate)
-        signatures = read_signatures(self.home.sign_offs, candidate.model, candidate.version)
-        if all(word.decision == "approve" for word in last_words(signatures)):
-            self._wait(
-                lambda: champion_version(self.instance, candidate.model) == candidate.version,
-                DAEMON_WITHIN_SECONDS,
-                f"the daemon did not release {candidate.model} version {candidate.version}",
-            )
-
-    def _sensor_cursor(self) -> Mapping[str, Any]:
-        name = f"{self.protocol.model}_retraining_when_drifted"
-        for state in self.instance.all_instigator_state(instigator_type=InstigatorType.SENSOR):
-            cursor = getattr(state.instigator_data, "cursor", None)
-            if state.instigator_name == name and cursor:
-                return json.loads(cursor)
-        return {}
-
-    def _partitions(self, asset: str) -> set[date]:
-        found = self.instance.get_materialized_partitions(dg.AssetKey([self.protocol.model, asset]))
-        return {date.fromisoformat(f"{key}-01") for key in found}
-
-    def _wait(self, happened: Callable[[], bool], seconds: float, otherwise: str) -> None:
-        end = time.monotonic() + seconds
-        while not happened():
-            if self.daemon.poll() is not None:
-                raise DemoError(f"the daemon has stopped; see {self.home.dagster / 'daemon.log'}")
-            if time.monotonic() > end:
-                raise DemoError(f"{otherwise} within {seconds:.0f} s; see {self.home.dagster / 'daemon.log'}")
-            time.sleep(POLL_SECONDS)
-
-
-def sign_as_demonstration(home: Home, lake: Lake, protocol: ModelProtocol, version: ModelVersion) -> None:
-    """Let a demonstration signer of each role decide as the report does."""
-    report = lake.read(f"{protocol.model}.validation_report", where={"version": version.version})
-    unmet = report.filter(pl.col("judgement").is_in([Judgement.FAIL, Judgement.CANNOT_TELL]))
-    reason = f"demonstration: {report.height - unmet.height} of {report.height} limits are met"
-    for role in protocol.sign_off.roles:
-        name = f"demo-{role}"
-        key = home.keys / f"{name}.pem"
-        if name not in read_signers([home.signers]):
-            add_signer(home.signers, Signer(name, (role,), create_key(key, None), demo=True))
-        statement = Statement(
-            model=version.model,
-            version=version.version,
-            artefact_sha256=version.artefact_sha256,
-            report_sha256=report["report_sha256"][0],
-            protocol_sha256=version.protocol_sha256,
-            decision="approve" if unmet.is_empty() else "reject",
-            reason=reason,
-            role=role,
-            signer=name,
-            signed_at=now(),
-        )
-        store(sign(statement, key, None), home.sign_offs)
-
-
 def months_table(lake: Lake, instance: dg.DagsterInstance, protocol: ModelProtocol) -> Table:
     """Month by month, what was seen of one model and what was done about it."""
     model = protocol.model
@@ -332,20 +197,22 @@ def months_table(lake: Lake, instance: dg.DagsterInstance, protocol: ModelProtoc
     status = dict(performance.select("month", "status").unique().iter_rows())
     done = repairs(instance, model)
     table = Table(title=f"{protocol.title} on {drift['data_origin'][0]}: what was seen, and what was done", box=SIMPLE)
-    for heading in ("month", "live", "verdict", "moved", "most of all", "AUROC", "O:E", "done by the daemon"):
+    headline = protocol.monitoring.headline
+    name = describe_metric(headline, protocol).name
+    for heading in ("month", "live", "verdict", "moved", "most of all", name, "O:E", "done by the daemon"):
         table.add_column(heading, overflow="fold", no_wrap=heading in ("month", "verdict", "moved"))
     for (month,), rows in sorted(drift.group_by("month", maintain_order=True), key=lambda item: item[0]):
         flagged = rows.filter("flagged")
-        auroc, ratio = (figures.get((month, metric)) for metric in ("auroc", "observed_expected_ratio"))
-        ripe, unripe = status.get(month) == "ripe", status.get(month, "not_ripe").replace("_", " ")
+        headlined, ratio = (figures.get((month, metric)) for metric in (headline, "observed_expected_ratio"))
+        unripe = "" if status.get(month) == "ripe" else status.get(month, "not_ripe").replace("_", " ")
         table.add_row(
             f"{month:%Y-%m}",
             f"v{rows['champion_version'][0]}",
             rows["verdict"][0],
             f"{flagged['column'].n_unique()} of {rows['column'].n_unique()}",
             movement_in_words(flagged.row(0, named=True)) if flagged.height else "-",
-            f"{auroc:.3f}" if ripe and auroc is not None else unripe,
-            f"{ratio:.2f}" if ripe and ratio is not None else unripe,
+            unripe or ("undefined" if headlined is None else f"{headlined:.3f}"),
+            unripe or ("undefined" if ratio is None else f"{ratio:.2f}"),
             done.get(month, ""),
         )
     return table
@@ -375,16 +242,17 @@ def repairs(instance: dg.DagsterInstance, model: str) -> dict[date, str]:
 
 def where_to_look(home: Home, registry: Registry, protocols: list[ModelProtocol]) -> str:
     """Where the results lie, with three queries to paste."""
-    model = protocols[0].model
-    version = registry.champion(model)
+    champions = [registry.champion(protocol.model) for protocol in protocols]
+    paths = [str(home.report(champion.model, champion.version)) for champion in champions]
+    reports = f"\n{'':31}".join(paths)
     return f"""
 Where to look
-  the chain, in Dagster's UI   make dev, then http://127.0.0.1:3000
-  the validation report        {home.report(model, version.version)}
+  the chains, in Dagster's UI  make dev, then http://127.0.0.1:3000
+  the validation reports       {reports}
   the analysts' DuckDB file    {home.analytics}
 
 Three queries to paste there
-  from {model}.drift_report select month, verdict, "column", value, critical where flagged order by month, value desc;
-  from {model}.performance_report select month, value, low, high where metric = 'auroc' and subgroup = 'overall';
-  from governance.validation_report select version, metric, subgroup, value, judgement order by version, metric;
+  from monitoring.drift_report select model, month, verdict, "column", value, critical where flagged order by all;
+  from monitoring.performance_report select model, month, metric, value where subgroup = 'overall' order by all;
+  from governance.validation_report select model, version, metric, subgroup, value, judgement order by all;
 """

@@ -12,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import polars as pl
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -19,6 +20,9 @@ DottedPath = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")]
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 DEFS = Path(__file__).parent / "defs"
+
+ALERT = "alert"
+SILENT_MONTHS = "silent_months"
 
 
 class ProtocolError(ValueError):
@@ -69,6 +73,12 @@ class ModelVersion:
     trained_through: date
     lake_snapshot: int
     data_origin: str
+    further_thresholds: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Every threshold by its name: `alert`, from which a unit is alerted, and those an assessment adds."""
+        return {ALERT: self.threshold, **dict(self.further_thresholds)}
 
 
 class _Frozen(BaseModel):
@@ -76,11 +86,27 @@ class _Frozen(BaseModel):
 
 
 class Outcome(_Frozen):
-    """The outcome that is predicted, and how long after the index time it can be known."""
+    """The outcome that is predicted, and how long after the index time it can be known.
+
+    A graded outcome counts as an event, such as referable disease, from `event_from` on; a binary one from 1.
+    """
 
     column: str
-    kind: Literal["binary"] = "binary"
+    kind: Literal["binary", "graded"] = "binary"
+    event_from: int = Field(default=1, ge=1)
     ripe_after_days: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _grades_alone_have_a_cut(self) -> Self:
+        if self.kind == "binary" and self.event_from != 1:
+            raise ValueError(
+                "outcome: a binary outcome is an event from 1 on; leave event_from out, or say graded"
+            )
+        return self
+
+    def is_event(self, rows: pl.DataFrame) -> pl.Series:
+        """1 where the outcome of a row is an event, 0 where not, null where it is not known."""
+        return (rows[self.column] >= self.event_from).cast(pl.Int8).alias("event")
 
 
 class Retraining(_Frozen):
@@ -91,9 +117,13 @@ class Retraining(_Frozen):
 
 
 class OperatingPoint(_Frozen):
-    """The share of units that may be alerted; the threshold that gives it is chosen on the calibration split only."""
+    """The share of units, or of patients, that may be alerted; its threshold is chosen on the calibration split only.
+
+    Of patients, one counts who is alerted at least once.
+    """
 
     alerted_fraction: Fraction
+    of: Literal["units", "patients"] = "units"
 
 
 class Limit(_Frozen):
@@ -141,7 +171,11 @@ class JudgedLimit:
 
 
 class Monitoring(_Frozen):
-    """How drift is watched: the error rate of its alarms, and how large a movement must be to matter."""
+    """How drift is watched: which columns, the error rate of its alarms, and how large a movement must be to matter.
+
+    `watched` are columns of `features`; every feature where none is named. The model's own outputs are always watched.
+    `device` is the column whose every value must have been seen in training: one row of another alarms at once.
+    """
 
     false_alarms_per_year: Fraction = 0.05
     headline: str
@@ -149,6 +183,25 @@ class Monitoring(_Frozen):
     relevant_psi: float = Field(default=0.1, gt=0.0)
     relevant_missing_rate_change: Fraction = 0.2
     minimum_drifted_columns: int = Field(default=1, ge=1)
+    watched: tuple[str, ...] = ()
+    device: str | None = None
+
+
+class PublishedCohort(_Frozen):
+    """The function that gives an archive's rows as published, and the column that names the split each belongs to.
+
+    `split` is the one that an external validation scores where it is not told otherwise.
+    """
+
+    cohort: DottedPath
+    split_column: str
+    split: str
+
+
+class Replay(_Frozen):
+    """How the demonstration plays a model back: on which share of the archive's patients."""
+
+    share_of_patients: float = Field(default=1.0, gt=0.0, le=1.0)
 
 
 class SignOff(_Frozen):
@@ -164,9 +217,13 @@ class WrittenProtocol(_Frozen):
     title: str
     intended_use: str
     owners: tuple[str, ...] = ()
-    archive: DottedPath
+    archive: DottedPath | None = None
+    data_origin: str | None = None
     cohort: DottedPath
+    published: PublishedCohort | None = None
+    faults: DottedPath | None = None
     features: DottedPath | None = None
+    feature_descriptions: DottedPath | None = None
     unit: str
     patient: str
     index_time: str
@@ -174,6 +231,10 @@ class WrittenProtocol(_Frozen):
     not_features: tuple[str, ...] = ()
     estimator: DottedPath
     estimator_settings: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    assessment: DottedPath = "clinical_assets.evaluation.binary_risk.BINARY_RISK"
+    exhibits: tuple[DottedPath, ...] = ()
+    images_identifiable: bool = True
+    transported_across: str | None = None
     development_months: int = Field(ge=1)
     evaluation_months: int = Field(ge=1)
     retraining: Retraining
@@ -181,9 +242,19 @@ class WrittenProtocol(_Frozen):
     subgroups: tuple[str, ...] = ()
     minimum_n: int = Field(ge=1)
     acceptance: tuple[Limit, ...] = Field(min_length=1)
+    silent_months: int = Field(default=0, ge=0)
     monitoring: Monitoring
     sign_off: SignOff
+    replay: Replay = Replay()
     environment: Literal["demo", "production"]
+
+    @model_validator(mode="after")
+    def _rows_have_an_origin(self) -> Self:
+        if (self.archive is None) == (self.data_origin is None):
+            raise ValueError(
+                "give archive or, where the cohort function fetches its rows itself, data_origin: real:<publisher>"
+            )
+        return self
 
 
 class ModelProtocol(WrittenProtocol):
@@ -196,6 +267,12 @@ class ModelProtocol(WrittenProtocol):
         """The hash that names this exact protocol in every model, report and signature."""
         canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """The limits of acceptance, and that of the silent months where the protocol asks for any."""
+        silent = (Limit(metric=SILENT_MONTHS, at_least=self.silent_months),) if self.silent_months else ()
+        return (*self.acceptance, *silent)
 
     @property
     def key_columns(self) -> tuple[str, ...]:
@@ -216,6 +293,11 @@ class ModelProtocol(WrittenProtocol):
         """The columns the estimator sees, in the order in which the table has them."""
         excluded = {*self.key_columns, *self.not_features}
         return [column for column in columns if column not in excluded]
+
+    def watched_columns(self, columns: list[str]) -> list[str]:
+        """The columns of `features` that are profiled and compared month by month."""
+        device = [self.monitoring.device] if self.monitoring.device else []
+        return list(dict.fromkeys([*(self.monitoring.watched or self.feature_columns(columns)), *device]))
 
 
 def load_object(path: str) -> Any:

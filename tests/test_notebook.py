@@ -31,10 +31,13 @@ MACHINE_PATH = re.compile(r"(?<![\w.<])/(?:tmp|home|root|work|Users|var|opt|mnt|
 
 
 class LabTestsOnly:
-    """An estimator whose risk is a share of the count of laboratory tests."""
+    """An estimator whose risk is a share of the count of laboratory tests, and which makes nothing else of a row."""
 
     def predict(self, rows: pl.DataFrame) -> np.ndarray:
         return rows["lab_tests"].to_numpy().astype(float) / 200
+
+    def represent(self, rows: pl.DataFrame) -> pl.DataFrame:
+        return pl.DataFrame()
 
 
 class OneVersion:
@@ -88,8 +91,13 @@ def publish(home: Path) -> Path:
     at_lake: Any = LakeResource(catalogue=lake.catalogue, data=str(lake.data))
     release: dict[str, Any] = {"artefact_sha256": "a" * 64, "protocol_sha256": protocol.sha256, "threshold": 0.2}
 
-    training = month_of_rows(DECEMBER, 0).with_columns(split=pl.lit("train"), protocol_sha256=pl.lit(protocol.sha256))
-    snapshot = lake.write_table("readmission.training_set", training, **RUN).snapshot
+    training = month_of_rows(DECEMBER, 0)
+    drawn_at = lake.write_month("readmission.features", DECEMBER, training, **RUN).snapshot
+    drawn = training.select("encounter_id", "patient_id", "discharged_at", "readmitted_30d", "month", "data_origin")
+    drawn = drawn.with_columns(
+        split=pl.lit("train"), protocol_sha256=pl.lit(protocol.sha256), features_snapshot=pl.lit(drawn_at)
+    )
+    snapshot = lake.write_table("readmission.training_set", drawn, **RUN).snapshot
     live, refused = (
         ModelVersion(
             "readmission",

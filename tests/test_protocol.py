@@ -4,14 +4,17 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import yaml
 from pydantic import ValidationError
 
 from clinical_assets import protocol as protocol_module
 from clinical_assets.protocol import (
+    SILENT_MONTHS,
     Limit,
     ModelProtocol,
+    Outcome,
     ProtocolError,
     last_day,
     load_object,
@@ -74,8 +77,9 @@ def other_values(value: Any) -> list[Any]:
     if isinstance(value, float):
         return [value * 1.5, value / 1.5]
     if value is None:
-        return [0.5, "clinical_assets.defs.readmission.cohort.other", "champion"]
-    return [f"{value}x", "production", "monthly", "first_release"]
+        cohort = {"cohort": "clinical_assets.defs.readmission.cohort.other", "split_column": "part", "split": "test"}
+        return [0.5, "clinical_assets.defs.readmission.cohort.other", "champion", cohort]
+    return [f"{value}x", "production", "monthly", "yearly", "first_release", "patients", "units", "graded", "binary"]
 
 
 def test_the_model_is_named_after_its_folder_and_each_has_a_protocol(
@@ -125,25 +129,31 @@ def test_a_model_that_does_not_exist_is_refused_with_those_that_do() -> None:
 
 
 def test_the_digest_changes_with_any_value() -> None:
-    protocol = read_protocol("readmission")
-    written = protocol.model_dump(mode="json")
-    untold = []
-    seen = {protocol.sha256}
-    for at, value in places(written):
-        for other in other_values(value):
-            try:
-                edited = ModelProtocol.model_validate(changed(written, at, other))
-            except ValidationError:
-                continue
-            if edited != protocol:
-                assert edited.sha256 not in seen, at
-                seen.add(edited.sha256)
-                break
-        else:
-            untold.append(at)
-    # `kind` has one value; limits take a second bound only in certain company.
-    assert {at[-1] for at in untold} <= {"kind", "not_worse_than", "by", "at_least", "at_most", "in_every_subgroup"}
-    assert len(seen) > 50
+    written_here = [read_protocol(model) for model in protocol_names()]
+    fetching = read_protocol("readmission").model_dump() | {"archive": None, "data_origin": "real:a hospital"}
+    told, untold, edits = set[str | int](), set[str | int](), 0
+    for protocol in (*written_here, ModelProtocol.model_validate(fetching)):
+        written = protocol.model_dump(mode="json")
+        seen = {protocol.sha256}
+        for at, value in places(written):
+            for other in other_values(value):
+                try:
+                    edited = ModelProtocol.model_validate(changed(written, at, other))
+                except ValidationError:
+                    continue
+                if edited != protocol:
+                    assert edited.sha256 not in seen, at
+                    seen.add(edited.sha256)
+                    told.add(at[-1])
+                    break
+            else:
+                untold.add(at[-1])
+        edits += len(seen) - 1
+    # What one value forbids in one protocol is allowed in another.
+    together = {"kind", "event_from", "archive", "data_origin"}
+    assert untold <= together | {"not_worse_than", "by", "at_least", "at_most", "in_every_subgroup"}
+    assert untold <= told
+    assert edits > 200
 
 
 def test_the_digest_depends_on_the_order_of_lists_and_not_on_that_of_keys(attributes: dict[str, Any]) -> None:
@@ -182,6 +192,13 @@ def test_a_protocol_cannot_be_changed_once_read() -> None:
         (("monitoring", "false_alarms_per_year"), 1.0),
         (("monitoring", "tolerated_loss"), 0.0),
         (("outcome", "ripe_after_days"), -1),
+        (("outcome", "kind"), "survival"),
+        (("operating_point", "of"), "wards"),
+        (("silent_months",), -1),
+        (("replay",), {"share_of_patients": 0.0}),
+        (("replay",), {"share_of_patients": 1.1}),
+        (("assessment",), "BINARY_RISK"),
+        (("exhibits",), ["net_benefit_curve"]),
         (("environment",), "staging"),
         (("estimator",), "BoostedRisk"),
         (("cohort",), "../cohort.py"),
@@ -193,7 +210,7 @@ def test_a_value_out_of_its_range_is_refused_with_its_field(
 ) -> None:
     with pytest.raises(ValidationError) as refused:
         ModelProtocol.model_validate(changed(attributes, at, value) | {"model": "readmission"})
-    assert [error["loc"] for error in refused.value.errors()] == [at]
+    assert [error["loc"][: len(at)] for error in refused.value.errors()] == [at]
 
 
 @pytest.mark.parametrize("model", ["Readmission", "a-b", "1a", "", "a.b", "a/b"])
@@ -243,11 +260,57 @@ def test_the_estimator_sees_neither_keys_nor_outcome_nor_what_the_protocol_leave
     )
 
 
-def test_every_path_of_a_written_protocol_names_something() -> None:
-    for model in protocol_names():
-        protocol = read_protocol(model)
-        for path in filter(None, (protocol.archive, protocol.cohort, protocol.features, protocol.estimator)):
-            assert load_object(path) is not None
+@pytest.mark.parametrize("model", protocol_names())
+def test_every_path_of_a_written_protocol_names_something(model: str) -> None:
+    written = [value for _, value in places(read_protocol(model).model_dump(mode="json")) if isinstance(value, str)]
+    paths = [value for value in written if value.startswith("clinical_assets.")]
+    assert len(paths) >= 5
+    for path in paths:
+        assert load_object(path) is not None
+
+
+@pytest.mark.parametrize("given", [{"archive": None}, {"data_origin": "real:a hospital"}])
+def test_rows_come_from_an_archive_or_say_whose_they_are_and_never_both(
+    attributes: dict[str, Any], given: dict[str, Any]
+) -> None:
+    with pytest.raises(ValidationError, match="give archive or, where the cohort function fetches its rows itself"):
+        ModelProtocol.model_validate(attributes | given | {"model": "readmission"})
+    fetching = attributes | {"model": "readmission", "archive": None, "data_origin": "real:a hospital"}
+    assert ModelProtocol.model_validate(fetching).data_origin == "real:a hospital"
+
+
+def test_a_grade_is_an_event_from_the_protocol_s_on_and_an_unknown_one_is_neither() -> None:
+    graded = Outcome(column="grade", kind="graded", event_from=2, ripe_after_days=0)
+    events = graded.is_event(pl.DataFrame({"grade": [0, 1, 2, 4, None]}))
+    assert events.to_list() == [0, 0, 1, 1, None]
+    binary = Outcome(column="readmitted", ripe_after_days=0)
+    assert binary.is_event(pl.DataFrame({"readmitted": [0, 1, None]})).to_list() == [0, 1, None]
+
+
+def test_a_binary_outcome_has_no_cut() -> None:
+    with pytest.raises(ValidationError, match="a binary outcome is an event from 1 on"):
+        Outcome(column="readmitted", kind="binary", event_from=2, ripe_after_days=0)
+
+
+def test_silent_months_are_one_more_limit_where_a_protocol_asks_for_them() -> None:
+    protocol = read_protocol("readmission")
+    assert protocol.limits == protocol.acceptance
+    silent = protocol.model_copy(update={"silent_months": 2})
+    assert silent.limits == (*protocol.acceptance, Limit(metric=SILENT_MONTHS, at_least=2))
+
+
+def test_watched_are_the_named_columns_and_the_device_once_or_else_every_feature() -> None:
+    protocol = read_protocol("readmission")
+    columns = [*protocol.key_columns, "heart_rate", "camera", "sharpness"]
+
+    def watched(**changes: Any) -> list[str]:
+        monitoring = protocol.monitoring.model_copy(update=changes)
+        return protocol.model_copy(update={"monitoring": monitoring}).watched_columns(columns)
+
+    assert watched() == ["heart_rate", "camera", "sharpness"]
+    assert watched(watched=("sharpness",)) == ["sharpness"]
+    assert watched(watched=("sharpness",), device="camera") == ["sharpness", "camera"]
+    assert watched(watched=("camera", "sharpness"), device="camera") == ["camera", "sharpness"]
 
 
 @pytest.mark.parametrize("path", ["clinical_assets.nowhere.thing", "clinical_assets.protocol.Nothing"])

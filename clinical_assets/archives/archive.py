@@ -7,7 +7,7 @@ import hashlib
 import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any, Self
@@ -15,7 +15,7 @@ from typing import Any, Self
 import dataframely as dy
 import polars as pl
 
-from clinical_assets.protocol import month_after
+from clinical_assets.protocol import Verdict, month_after
 
 SIMULATED_MARKER = "SIMULATED.txt"
 
@@ -26,11 +26,26 @@ class ArchiveError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """Source data as its publisher lays it out; `sha256` is that of the data: equal archives hold equal rows."""
+    """Source data as its publisher lays it out; `sha256` is that of the data: equal archives hold equal rows.
+
+    `share_of_patients` is the part that is used, below 1 in demonstrations that say so.
+    """
 
     path: Path
     data_origin: str
     sha256: str
+    share_of_patients: float = 1.0
+
+    def sampled(self, share_of_patients: float) -> "Archive":
+        """The archive of which a share of the patients is used: no longer the published data, and named so."""
+        if share_of_patients == 1.0:
+            return self
+        whole = self.data_origin.startswith("real:") and not self.data_origin.endswith(":modified")
+        return replace(
+            self,
+            data_origin=f"{self.data_origin}:modified" if whole else self.data_origin,
+            share_of_patients=share_of_patients,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,24 +116,41 @@ class PublishedArchive(ABC):
         return f"real:{self.publisher}" if sha256 == published_sha256 else f"real:{self.publisher}:modified"
 
 
+@dataclass(frozen=True, slots=True)
+class KnownDrift:
+    """A change that the simulation makes, for a monitor to find: since which month, of which kind, and in what."""
+
+    month: date
+    verdict: Verdict
+    what: str
+
+
 def hash_bytes(content: bytes) -> str:
     """The sha256 of a file's content, as 64 hex digits."""
     return hashlib.sha256(content).hexdigest()
 
 
-def contract_of(cohort: Callable[..., Any]) -> type[dy.Schema]:
-    """The schema that a cohort function promises in its return annotation, `dy.DataFrame[Schema]`.
+def contract_of(cohort: Callable[..., Any]) -> type[dy.Schema] | None:
+    """The schema that a cohort function promises in its return annotation, `dy.DataFrame[Schema]`, if it promises one.
 
-    Raises ArchiveError where the function promises none.
+    Raises ArchiveError where the annotation is neither that nor `pl.DataFrame`.
     """
-    promised = typing.get_args(typing.get_type_hints(cohort).get("return"))
+    promise = typing.get_type_hints(cohort).get("return")
+    promised = typing.get_args(promise)
     if len(promised) == 1 and isinstance(promised[0], type) and issubclass(promised[0], dy.Schema):
         return promised[0]
-    raise ArchiveError(f"{cohort.__module__}.{cohort.__qualname__}: annotate the return as dy.DataFrame[<schema>]")
+    if promise is pl.DataFrame:
+        return None
+    raise ArchiveError(
+        f"{cohort.__module__}.{cohort.__qualname__}: annotate the return as dy.DataFrame[<schema>], or as pl.DataFrame "
+        "where the rows keep no contract"
+    )
 
 
-def describe_columns(contract: type[dy.Schema]) -> dict[str, str]:
+def describe_columns(contract: type[dy.Schema] | None) -> dict[str, str]:
     """What each column of a contract means, in the contract's order; raises ArchiveError where one says nothing."""
+    if contract is None:
+        return {}
     descriptions = {name: column.description or "" for name, column in contract.columns().items()}
     if silent := [name for name, description in descriptions.items() if not description]:
         raise ArchiveError(f"{contract.__name__}: the columns {silent} have no description; add one to each")

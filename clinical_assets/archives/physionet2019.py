@@ -299,7 +299,10 @@ def _read_notes(path: Path) -> tuple[bool, str | None]:
 
 
 def _loose_notes(path: Path) -> list[Path]:
-    return [path / name for name in (CHECKSUMS_FILE, SIMULATED_MARKER) if (path / name).is_file()]
+    notes = [path / name for name in (CHECKSUMS_FILE, SIMULATED_MARKER) if (path / name).is_file()]
+    # The zips have the marker beside the hospital's folder, and so has what is extracted from them.
+    beside = path.parent / SIMULATED_MARKER
+    return [*notes, beside] if path.name in SITES and beside.is_file() else notes
 
 
 def _fingerprint(files: Sequence[_PatientFile]) -> str:

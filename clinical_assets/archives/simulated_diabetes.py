@@ -10,14 +10,13 @@ import io
 import os
 import tempfile
 import zipfile
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from clinical_assets.archives.archive import SIMULATED_MARKER
+from clinical_assets.archives.archive import SIMULATED_MARKER, KnownDrift
 from clinical_assets.archives.diabetes130 import CODES_FILE, COLUMNS, DATA_FILE, DRUGS, MISSING
 from clinical_assets.protocol import Verdict
 
@@ -28,15 +27,6 @@ ENCOUNTERS_BEFORE_SHIFT = 40_000  # months 1 to 16 of the 24 that the replay cal
 ENCOUNTERS_AFTER_SHIFT = 20_000
 PATIENTS_PER_DAY = 75
 BURN_IN_DAYS = 120
-
-
-@dataclass(frozen=True, slots=True)
-class KnownDrift:
-    """A change that the simulation makes, for a monitor to find: since which month, of which kind, and in what."""
-
-    month: date
-    verdict: Verdict
-    what: str
 
 
 SIMULATED_DRIFT = (

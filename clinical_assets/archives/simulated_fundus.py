@@ -17,11 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from clinical_assets.archives.archive import SIMULATED_MARKER
+from clinical_assets.archives.archive import SIMULATED_MARKER, KnownDrift
 from clinical_assets.archives.fundus_folder import COLUMNS, LISTING, encode_png
 from clinical_assets.archives.handheld_camera import SIMULATED_PREFIX
 from clinical_assets.archives.retinamnist import DATA_FILE, SIDE_PX, SIMULATED_ARRAY
-from clinical_assets.archives.simulated_diabetes import KnownDrift
 from clinical_assets.protocol import Verdict
 
 FloatArray = npt.NDArray[np.float64]
@@ -40,9 +39,9 @@ SIMULATED_DRIFT = (
     ),
     KnownDrift(
         month=date(2025, 7, 1),
-        verdict=Verdict.POPULATION_SHIFT,
-        what="every photograph comes from the camera simulated-handheld, which the replay puts in place of the former "
-        "one; eyes and grades do not change",
+        verdict=Verdict.DATA_FAULT,
+        what="every photograph comes from the camera simulated-handheld, a device never seen in training, which the "
+        "replay puts in place of the former one; eyes and grades do not change",
     ),
 )
 """Apart from these changes, what is drawn is stationary; the second is made by the cohort function, not in the file."""

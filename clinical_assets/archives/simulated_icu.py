@@ -14,9 +14,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from clinical_assets.archives.archive import SIMULATED_MARKER
+from clinical_assets.archives.archive import SIMULATED_MARKER, KnownDrift
 from clinical_assets.archives.physionet2019 import COLUMNS, HEADER, SITE_B_JOINS, admission_times
-from clinical_assets.archives.simulated_diabetes import KnownDrift
 from clinical_assets.protocol import Verdict
 
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]

@@ -5,7 +5,7 @@ Belongs here: the rules of judging. Does not belong here: any measuring, and wha
 
 from collections.abc import Sequence
 
-from clinical_assets.protocol import Finding, JudgedLimit, Judgement, Limit
+from clinical_assets.protocol import SILENT_MONTHS, Finding, JudgedLimit, Judgement, Limit
 
 HIGHER_IS_BETTER = frozenset(
     {
@@ -13,12 +13,33 @@ HIGHER_IS_BETTER = frozenset(
         "average_precision",
         "sensitivity",
         "ppv",
+        "specificity",
         "normalized_utility",
+        "normalized_utility_at_alert",
+        "sensitivity_at_utility",
+        "ppv_at_utility",
+        "net_benefit_at_1_percent",
+        "net_benefit_at_2_percent",
+        "net_benefit_at_5_percent",
+        "net_benefit_at_10_percent",
         "accuracy",
         "quadratic_weighted_kappa",
+        "referable_auroc",
+        "referable_average_precision",
     }
 )
-LOWER_IS_BETTER = frozenset({"brier", "expected_calibration_error", "sensitivity_gap", "alerts_per_100"})
+LOWER_IS_BETTER = frozenset(
+    {
+        "brier",
+        "expected_calibration_error",
+        "sensitivity_gap",
+        "alerts_per_100",
+        "patients_alerted_per_100",
+        "patients_alerted_per_100_at_utility",
+        "alerts_per_100_patient_days",
+        "alerts_per_100_patient_days_at_utility",
+    }
+)
 
 
 def judge(
@@ -107,7 +128,8 @@ def _usable_value(metric: str, finding: Finding | None, minimum_n: int) -> tuple
         return None, f"{metric} was not measured"
     if finding.value is None:
         return None, f"{metric} is undefined on these {finding.n:,} rows"
-    if finding.n < minimum_n:
+    # Months are counted, not estimated: a small hospital's count as well.
+    if finding.n < minimum_n and metric != SILENT_MONTHS:
         return None, f"{metric} rests on {finding.n:,} rows; at least {minimum_n:,} are needed"
     return finding.value, ""
 

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, fields, replace
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile, ZipInfo
 
 import numpy as np
@@ -74,9 +74,12 @@ class BoostedRisk:
 
     Trees: Friedman 2001; Ke 2017. A text column becomes the smoothed event rate of its category (Micci-Barreca 2001),
     cross-fitted over groups of patients; a null is a category, and a category never seen has the rate of all rows.
-    Recalibration: intercept and slope on the logit of the risk (Cox 1958; Platt 1999). The same rows in the same order
-    give the same model.
+    Recalibration: intercept and slope on the logit of the risk (Cox 1958); where the risks part the outcomes perfectly,
+    as in a small split they may, on outcomes drawn in from 0 and 1 (Platt 1999). The same rows in the same order give
+    the same model.
     """
+
+    packages: ClassVar[tuple[str, ...]] = ("scikit-learn", "skops")
 
     feature_names: tuple[str, ...]
     categories: tuple[str, ...]
@@ -89,15 +92,19 @@ class BoostedRisk:
     def fit(cls, training_set: pl.DataFrame, protocol: ModelProtocol) -> Self:
         """Learn from the rows whose `split` is `train`, and recalibrate on those whose `split` is `calibrate`.
 
-        Raises LearningError on an unknown setting, a feature that is neither number nor text, a split with one class,
-        and risks that do not rise with the outcome in the calibrate split.
+        A feature without a value in any row of `train` is no part of the model. Raises LearningError on an unknown
+        setting, a feature that is neither number nor text, a split with one class, and risks that do not rise with the
+        outcome in the calibrate split.
         """
         from sklearn.ensemble import HistGradientBoostingClassifier
 
         settings = BoostingSettings.of(protocol)
-        names = tuple(protocol.feature_columns(training_set.columns))
-        categories = tuple(name for name in names if _is_text(name, training_set.schema[name]))
+        given = protocol.feature_columns(training_set.columns)
+        texts = [name for name in given if _is_text(name, training_set.schema[name])]
         train, outcome = _split(training_set, protocol, "train")
+        # scikit-learn finds no bins for a number that was never measured, and there is nothing to learn from it.
+        names = tuple(name for name in given if train[name].count())
+        categories = tuple(name for name in names if name in texts)
         encoder = _new_encoder(train, protocol, settings) if categories else None
         encoded = [] if encoder is None else [encoder.fit_transform(_texts(train, categories), outcome)]
         if encoder is not None:
@@ -117,7 +124,11 @@ class BoostedRisk:
 
         uncalibrated = cls(names, categories, encoder, trees)
         calibrate, outcome = _split(training_set, protocol, "calibrate")
-        (intercept,), (slope,) = fit_recalibration(outcome, uncalibrated.predict(calibrate), np.ones((1, len(outcome))))
+        risk, once_each = uncalibrated.predict(calibrate), np.ones((1, len(outcome)))
+        (intercept,), (slope,) = fit_recalibration(outcome, risk, once_each)
+        if np.isnan(slope):
+            # A threshold parts so few rows perfectly, and the likelihood has no maximum.
+            (intercept,), (slope,) = fit_recalibration(_smoothed(outcome), risk, once_each)
         if not slope > 0:
             raise LearningError(
                 f"the risks do not rise with {protocol.outcome.column} in the {len(outcome):,} rows of split calibrate "
@@ -135,6 +146,10 @@ class BoostedRisk:
         columns = np.hstack([*encoded, _numbers(features, self.feature_names, self.categories)])
         log_odds = logit(self.trees.predict_proba(columns)[:, 1])
         return from_logit(self.recalibration_intercept + self.recalibration_slope * log_odds)
+
+    def represent(self, features: pl.DataFrame) -> pl.DataFrame:
+        """Nothing: the inputs and the risk say all there is to watch."""
+        return pl.DataFrame()
 
     def save(self, directory: Path) -> None:
         """Write the model into one skops file, which holds arrays and texts and no code; equal models, equal bytes."""
@@ -200,6 +215,12 @@ def _split(
             f"rows, {int(np.sum(outcome == 1)):,} have 1 and {int(np.sum(outcome == 0)):,} have 0"
         )
     return rows, outcome
+
+
+def _smoothed(outcome: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Outcomes of 0 and 1 drawn in by one unseen row of each kind (Platt 1999, section 2.2)."""
+    events = outcome.sum()
+    return np.where(outcome == 1, (events + 1) / (events + 2), 1 / (len(outcome) - events + 2))
 
 
 def _new_encoder(train: pl.DataFrame, protocol: ModelProtocol, settings: BoostingSettings) -> TargetEncoder:

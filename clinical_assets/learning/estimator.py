@@ -4,7 +4,7 @@ Belongs here: the interface between the lifecycle and a model. Does not belong h
 """
 
 from pathlib import Path
-from typing import Protocol, Self
+from typing import ClassVar, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,10 @@ class LearningError(ValueError):
 
 
 class RiskEstimator(Protocol):
-    """A model of one binary outcome that can be fitted, applied, saved and loaded without pickle."""
+    """A model of one outcome that can be fitted, applied, saved and loaded without pickle."""
+
+    packages: ClassVar[tuple[str, ...]]
+    """The distributions without which the saved files cannot be read."""
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -34,7 +37,17 @@ class RiskEstimator(Protocol):
         ...
 
     def predict(self, features: pl.DataFrame) -> npt.NDArray[np.float64]:
-        """The risk, between 0 and 1, of every row; raises LearningError naming columns that are missing."""
+        """The risk of every row, or its probability of every grade (rows x grades), whatever the order of the rows.
+
+        Raises LearningError naming columns that are missing.
+        """
+        ...
+
+    def represent(self, features: pl.DataFrame) -> pl.DataFrame:
+        """What the model has made of every row, in a few numbers that monitoring can watch: `representation_1` and on.
+
+        A frame without columns where a model has nothing that would say more than its inputs and its risks.
+        """
         ...
 
     def save(self, directory: Path) -> None:

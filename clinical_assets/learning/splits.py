@@ -58,12 +58,12 @@ def assign_splits(features: pl.DataFrame, protocol: ModelProtocol, as_of: date) 
     )
     for name in SPLITS:
         rows = training_set.filter(pl.col("split") == name)
-        events = int(rows[outcome].sum())
+        events = int(protocol.outcome.is_event(rows).sum())
         if events in (0, rows.height):
             first = first_test_month if name == "test" else months[0]
             raise LearningError(
                 f"split {name}, months {first:%Y-%m} to {months[-1]:%Y-%m}: {events:,} of {rows.height:,} rows have "
-                f"{outcome} = 1; both outcomes are needed, so use more months"
+                f"{outcome} of {protocol.outcome.event_from} or more; rows of both kinds are needed, so use more months"
             )
     return training_set
 
@@ -82,6 +82,11 @@ def patient_buckets(patient: pl.Series) -> pl.Series:
         return connection.sql(
             f"SELECT (('0x' || left(sha256(patient), 8))::BIGINT % {BUCKETS})::TINYINT AS bucket FROM identifiers"
         ).pl()["bucket"]
+
+
+def take_patients(rows: pl.DataFrame, patient: str, share: float) -> pl.DataFrame:
+    """The rows of a share of the patients, the same ones at every call; `patient` is the column that names them."""
+    return rows if share == 1.0 else rows.filter(patient_buckets(rows[patient]) < round(BUCKETS * share))
 
 
 def check_one_patient_one_split(training_set: pl.DataFrame, protocol: ModelProtocol) -> int:

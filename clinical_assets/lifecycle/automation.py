@@ -16,15 +16,18 @@ from clinical_assets.governance.signatures import last_words, read_signatures
 from clinical_assets.lifecycle.data import MONTHS
 from clinical_assets.monitoring.repair import DriftNotice, RetrainingHistory, decide_repair
 from clinical_assets.protocol import ModelProtocol, Verdict
+from clinical_assets.resources.home import Home
 from clinical_assets.resources.platform import HomeResource
 
 MODEL, TRIGGER, MONTH = "clinical/model", "clinical/trigger", "clinical/month"
-RETRAINING = "clinical/retraining"
+RETRAINING, SILENT = "clinical/retraining", "clinical/silent_run"
 REPORTS_PER_TICK = 60
 SENSOR_SECONDS = 5
 
-MONTHLY = ("dataset", "features", "predictions", "profile", "drift_report", "performance_report", "analytics")
-DEVELOPMENT_CHAIN = ("protocol", "training_set", "trained_model", "evaluation", "validation_report")
+INTAKE = ("dataset", "data_quality", "features")
+MONTHLY = (*INTAKE, "predictions", "profile", "drift_report", "performance_report", "analytics")
+DEVELOPMENT_CHAIN = ("protocol", "training_set", "trained_model", "evaluation", "silent_run", "validation_report")
+SILENT_MONTH = ("silent_run", "validation_report", "analytics")
 NOTICES = TypeAdapter(list[DriftNotice])
 IN_FLIGHT = [
     dg.DagsterRunStatus.QUEUED,
@@ -49,11 +52,16 @@ def jobs(protocol: ModelProtocol) -> list[Any]:
         )
 
     return [
-        job("intake", ("dataset", "features"), "A month's rows, from the archive to what the estimator sees"),
+        job("intake", INTAKE, "A month's rows, from the archive to what the estimator sees"),
         job("month", MONTHLY, "A whole month: rows, scores, profile, drift, performance, publication"),
         job("ripening", ("performance_report", "analytics"), "What a month's ripened outcomes say of the champion"),
         job("publication", ("analytics",), "The analysts' file, built anew"),
         job("retraining", DEVELOPMENT_CHAIN, "A new candidate with its validation report", **{RETRAINING: model}),
+        job(
+            "silent_month",
+            ("silent_run", "validation_report", "analytics"),
+            "What a candidate says of new months, unseen",
+        ),
         job("release", ("sign_off", "release", "analytics"), "The release of a signed candidate"),
         job("sign_off", ("sign_off", "analytics"), "The signatures on a candidate that is not released"),
     ]
@@ -84,6 +92,7 @@ def sensors(protocol: ModelProtocol) -> list[dg.SensorDefinition]:
             run_tags={MODEL: protocol.model, TRIGGER: "automation"},
         ),
         retraining_when_drifted(protocol),
+        *([silent_run_when_month_arrived(protocol)] if protocol.silent_months else []),
         release_when_signed(protocol),
         record_when_rejected(protocol),
     ]
@@ -103,7 +112,7 @@ def retraining_when_drifted(protocol: ModelProtocol) -> dg.SensorDefinition:
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=f"Steps through every new drift report of {model} and asks for one retraining when it has shifted.",
     )
-    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    def sensor(context: dg.SensorEvaluationContext, home: HomeResource) -> dg.SensorResult | dg.SkipReason:
         cursor = json.loads(context.cursor or '{"storage_id": 0, "pending": []}')
         instance = context.instance
         reports = instance.fetch_materializations(
@@ -119,9 +128,10 @@ def retraining_when_drifted(protocol: ModelProtocol) -> dg.SensorDefinition:
         decision = decide_repair(
             list(notices.values()),
             champion_version(instance, model),
-            newest_reported_month(instance, model),
+            newest_month(instance, model, "drift_report"),
             protocol.retraining.cool_down_days,
             history,
+            awaited_candidate(instance, home.open(), protocol),
         )
         remaining = {
             "storage_id": reports[-1].storage_id if reports else cursor["storage_id"],
@@ -137,6 +147,37 @@ def retraining_when_drifted(protocol: ModelProtocol) -> dg.SensorDefinition:
             tags={MODEL: model, TRIGGER: "drift", MONTH: due.month.isoformat(), "clinical/reason": reason[:500]},
         )
         return dg.SensorResult(run_requests=[request], cursor=json.dumps(remaining, default=str))
+
+    return sensor
+
+
+def silent_run_when_month_arrived(protocol: ModelProtocol) -> dg.SensorDefinition:
+    """The sensor that has the newest candidate score each month that arrives, in silence, as long as it must."""
+    model = protocol.model
+
+    @dg.sensor(
+        name=f"{model}_silent_run_when_month_arrived",
+        job_name=f"{model}_silent_month",
+        minimum_interval_seconds=SENSOR_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"Has the newest candidate of {model} score new months, shown to nobody, before it may be signed.",
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        candidate = waiting_candidate(context.instance, model)
+        if isinstance(candidate, dg.SkipReason):
+            return candidate
+        if not candidate.silent_months_left:
+            return dg.SkipReason(f"version {candidate.version} has run its silent months")
+        newest = newest_month(context.instance, model, "features")
+        if newest <= candidate.features_through:
+            return dg.SkipReason(
+                f"version {candidate.version} has {candidate.silent_months_left} silent months to run, and none has "
+                f"arrived since {candidate.features_through:%Y-%m}"
+            )
+        return dg.RunRequest(
+            run_key=f"{model}|v{candidate.version}|silent|{newest:%Y-%m}",
+            tags={MODEL: model, TRIGGER: "month", SILENT: str(candidate.version)},
+        )
 
     return sensor
 
@@ -205,6 +246,9 @@ class WaitingCandidate:
 
     version: int
     report_sha256: str
+    silent_months_left: int
+    may_pass: bool
+    features_through: date
 
 
 def waiting_candidate(instance: dg.DagsterInstance, model: str) -> WaitingCandidate | dg.SkipReason:
@@ -215,7 +259,22 @@ def waiting_candidate(instance: dg.DagsterInstance, model: str) -> WaitingCandid
     candidate = int(recorded(report, "version"))
     if candidate == champion_version(instance, model):
         return dg.SkipReason(f"version {candidate} is the champion")
-    return WaitingCandidate(candidate, str(recorded(report, "report_sha256")))
+    return WaitingCandidate(
+        version=candidate,
+        report_sha256=str(recorded(report, "report_sha256")),
+        silent_months_left=int(recorded(report, "silent_months_left")),
+        may_pass=bool(recorded(report, "may_pass")),
+        features_through=date.fromisoformat(recorded(report, "features_through")),
+    )
+
+
+def awaited_candidate(instance: dg.DagsterInstance, home: Home, protocol: ModelProtocol) -> int | None:
+    """The candidate that runs its silent months, or has and may be signed: until it is decided on, none is trained."""
+    candidate = waiting_candidate(instance, protocol.model)
+    if not protocol.silent_months or isinstance(candidate, dg.SkipReason) or not candidate.may_pass:
+        return None
+    words = last_words(read_signatures(home.sign_offs, protocol.model, candidate.version))
+    return None if any(word.decision == "reject" for word in words) else candidate.version
 
 
 def recorded(entry: EventLogEntry, name: str) -> Any:
@@ -248,9 +307,9 @@ def champion_version(instance: dg.DagsterInstance, model: str) -> int | None:
     return int(recorded(entry, "version")) if entry else None
 
 
-def newest_reported_month(instance: dg.DagsterInstance, model: str) -> date:
-    """The newest month that has a drift report."""
-    partitions = instance.get_materialized_partitions(dg.AssetKey([model, "drift_report"]))
+def newest_month(instance: dg.DagsterInstance, model: str, asset: str) -> date:
+    """The newest month of which there is a monthly asset."""
+    partitions = instance.get_materialized_partitions(dg.AssetKey([model, asset]))
     return month_of(max(partitions))
 
 

@@ -5,12 +5,14 @@ Does not belong here: any measuring or judging.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from typing import Any
 
 import polars as pl
 
-from clinical_assets.evaluation import compare
+from clinical_assets.evaluation import calibration_curve
+from clinical_assets.evaluation.assessment import Assessment
 from clinical_assets.governance.signatures import (
     CheckedSignature,
     SignatureError,
@@ -19,10 +21,25 @@ from clinical_assets.governance.signatures import (
     read_signatures,
     read_signers,
 )
-from clinical_assets.learning.scoring import SCORE_COLUMNS, score
-from clinical_assets.protocol import Finding, JudgedLimit, Judgement, ModelProtocol, ModelVersion, ProtocolError
+from clinical_assets.learning.estimator import RiskEstimator
+from clinical_assets.learning.scoring import score
+from clinical_assets.protocol import (
+    SILENT_MONTHS,
+    Finding,
+    JudgedLimit,
+    Judgement,
+    ModelProtocol,
+    ModelVersion,
+    ProtocolError,
+    last_day,
+    load_object,
+)
+from clinical_assets.reporting.figures import calibration_figure
 from clinical_assets.resources.home import Home, hash_file
+from clinical_assets.resources.lake import Lake
 from clinical_assets.resources.registry import CHAMPION, FIRST_RELEASE, Registry
+
+RESAMPLES = 500
 
 FINDING_SCHEMA = {
     "metric": pl.String,
@@ -44,6 +61,107 @@ def refuse_mixed_protocols(protocol: ModelProtocol, recorded: Iterable[str], ups
         )
 
 
+def read_training_rows(lake: Lake, protocol: ModelProtocol, snapshot: int) -> pl.DataFrame:
+    """The rows of the training set at a snapshot of the lake, with the features they had when it was drawn.
+
+    Raises ProtocolError where rows of the training set have no features any more.
+    """
+    drawn = lake.read(f"{protocol.model}.training_set", snapshot=snapshot)
+    months, drawn_at = drawn["month"].unique().sort().to_list(), drawn["features_snapshot"][0]
+    features = lake.read(f"{protocol.model}.features", months=months, snapshot=drawn_at)
+    parts = drawn.select(protocol.unit, "split", "protocol_sha256")
+    rows = parts.join(features, on=protocol.unit, how="inner", maintain_order="left")
+    if lost := drawn.height - rows.height:
+        raise ProtocolError(
+            f"{protocol.model}.training_set: {lost:,} of {drawn.height:,} rows have no features at snapshot "
+            f"{drawn_at}; materialise the training set again"
+        )
+    return rows
+
+
+def register_candidate(
+    estimator: RiskEstimator,
+    rows: pl.DataFrame,
+    protocol: ModelProtocol,
+    snapshot: int,
+    registry: Registry,
+    mlflow: Any,
+) -> ModelVersion:
+    """Choose the thresholds on the calibration split, log what was learnt in the open MLflow run, and register it."""
+    assessment: Assessment = load_object(protocol.assessment)
+    calibrate = rows.filter(pl.col("split") == "calibrate")
+    tabulated = calibrate.hstack(assessment.tabulate(estimator.predict(calibrate), protocol))
+    thresholds = assessment.choose_thresholds(tabulated, protocol)
+    decided = assessment.decide(tabulated, thresholds)
+    findings = [x for x in assessment.measure(decided, protocol, 0) if x.subgroup == "overall" and x.value is not None]
+    mlflow.log_params({**protocol.estimator_settings, "estimator": protocol.estimator, "lake_snapshot": snapshot})
+    mlflow.log_params({f"threshold_{name}": value for name, value in thresholds.items()})
+    mlflow.log_params({"protocol_sha256": protocol.sha256, "rows": rows.height})
+    mlflow.log_metrics({f"calibrate_{x.metric}": x.value for x in findings})
+    curve = calibration_curve(protocol.outcome.is_event(decided), decided["risk"])
+    mlflow.log_figure(calibration_figure(curve), "calibration.png")
+    return registry.register(estimator, protocol, thresholds, rows, snapshot)
+
+
+def measure_transport(protocol: ModelProtocol, rows: pl.DataFrame) -> list[Finding]:
+    """What a model that never saw one site reaches there: `transported_<metric>` of every site large enough.
+
+    For each level of the protocol's `transported_across` an estimator is fitted, calibrated and given its thresholds
+    on the rows of all others, and measured on the test rows of that level. Empty where the training set has one only.
+    """
+    if protocol.transported_across is None or rows[protocol.transported_across].n_unique() < 2:
+        return []
+    assessment: Assessment = load_object(protocol.assessment)
+    findings: list[Finding] = []
+    for level in rows[protocol.transported_across].unique().sort():
+        there = pl.col(protocol.transported_across) == level
+        test = rows.filter(there, split="test")
+        if test.height < protocol.minimum_n:
+            continue
+        elsewhere = rows.filter(~there)
+        estimator = load_object(protocol.estimator).fit(elsewhere, protocol)
+        calibrate = elsewhere.filter(split="calibrate")
+        tabulated = calibrate.hstack(assessment.tabulate(estimator.predict(calibrate), protocol))
+        thresholds = assessment.choose_thresholds(tabulated, protocol)
+        decided = test.hstack(assessment.decide(assessment.tabulate(estimator.predict(test), protocol), thresholds))
+        subgroup = f"{protocol.transported_across}={level}"
+        findings += [
+            replace(x, metric=f"transported_{x.metric}", subgroup=subgroup)
+            for x in assessment.measure(decided, protocol, RESAMPLES)
+            if x.subgroup == "overall"
+        ]
+    return findings
+
+
+def measure_silent_months(
+    lake: Lake, registry: Registry, protocol: ModelProtocol, version: ModelVersion
+) -> list[Finding]:
+    """How many months have arrived since a version was trained, and what it said of them, shown to nobody.
+
+    `silent_months`, and `silent_<metric>` on the rows of these months whose outcomes are known.
+    """
+    table = f"{protocol.model}.features"
+    known = lake.months(table, snapshot=version.lake_snapshot)
+    months = [month for month in lake.months(table) if month > known[-1]]
+    if not months:
+        return [Finding(SILENT_MONTHS, "overall", 0.0, None, None, 0)]
+    rows = lake.read(table, months=months)
+    scored = rows.hstack(score(registry.load(version, protocol.estimator), rows, version, protocol))
+    ripe = scored.filter(pl.col("outcome_known_on") <= last_day(months[-1]))
+    assessment: Assessment = load_object(protocol.assessment)
+    measured = assessment.measure(ripe, protocol, RESAMPLES) if ripe.height else []
+    return [
+        Finding(SILENT_MONTHS, "overall", float(len(months)), None, None, scored.height),
+        *(replace(x, metric=f"silent_{x.metric}") for x in measured if x.subgroup == "overall"),
+    ]
+
+
+def silent_months_left(findings: Sequence[Finding], protocol: ModelProtocol) -> int:
+    """How many silent months a version still has to run."""
+    [run] = [finding for finding in findings if finding.metric == SILENT_MONTHS]
+    return max(0, protocol.silent_months - int(run.value or 0))
+
+
 def count_splits(rows: pl.DataFrame, protocol: ModelProtocol) -> pl.DataFrame:
     """Each split of a training set with its rows, patients, events and months."""
     return (
@@ -51,7 +169,7 @@ def count_splits(rows: pl.DataFrame, protocol: ModelProtocol) -> pl.DataFrame:
         .agg(
             pl.len().alias("rows"),
             pl.col(protocol.patient).n_unique().alias("patients"),
-            pl.col(protocol.outcome.column).sum().cast(pl.Int64).alias("events"),
+            (pl.col(protocol.outcome.column) >= protocol.outcome.event_from).sum().cast(pl.Int64).alias("events"),
             pl.col("month").min().alias("first_month"),
             pl.col("month").max().alias("last_month"),
         )
@@ -66,14 +184,14 @@ def released_versions(registry: Registry, candidate: ModelVersion) -> dict[str, 
 
 
 def compare_with_released(
-    scored: pl.DataFrame, protocol: ModelProtocol, candidate: ModelVersion, registry: Registry
+    test: pl.DataFrame, scores: pl.DataFrame, protocol: ModelProtocol, candidate: ModelVersion, registry: Registry
 ) -> list[Finding]:
     """The candidate minus each released version, on the same test rows, from which no version ever learnt."""
+    assessment: Assessment = load_object(protocol.assessment)
     findings: list[Finding] = []
     for name, version in released_versions(registry, candidate).items():
-        other = score(registry.load(version, protocol.estimator), scored.select(pl.exclude(SCORE_COLUMNS)), version)
-        outcome, patient = scored[protocol.outcome.column], scored[protocol.patient]
-        findings += compare(outcome, scored["risk"], other["risk"], patient, name)
+        other = score(registry.load(version, protocol.estimator), test, version, protocol)
+        findings += assessment.compare(test.hstack(scores), test.hstack(other), name, protocol)
     return findings
 
 

@@ -11,7 +11,7 @@ import dagster as dg
 import polars as pl
 
 from clinical_assets.reporting.figures import to_png_data_uri
-from clinical_assets.resources.column_descriptions import COLUMN_DESCRIPTIONS
+from clinical_assets.resources.column_descriptions import describe_column
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
 def described(frame: pl.DataFrame, descriptions: Mapping[str, str]) -> dg.TableSchema:
     """A cohort's columns with their types and what they mean; the lake takes its comments from it."""
-    known = COLUMN_DESCRIPTIONS | dict(descriptions)
     return dg.TableSchema(
-        [dg.TableColumn(name, str(dtype), description=known.get(name)) for name, dtype in frame.schema.items()]
+        [
+            dg.TableColumn(name, str(dtype), description=descriptions.get(name) or describe_column(name))
+            for name, dtype in frame.schema.items()
+        ]
     )
 
 

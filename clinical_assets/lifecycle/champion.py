@@ -7,6 +7,8 @@ from functools import lru_cache
 
 import polars as pl
 
+from clinical_assets.learning.scoring import score, watched_outputs
+from clinical_assets.lifecycle.candidate import read_training_rows
 from clinical_assets.monitoring.drift import DriftMonitor, DriftReport
 from clinical_assets.protocol import ModelProtocol, ModelVersion
 from clinical_assets.resources.lake import Lake
@@ -22,11 +24,10 @@ def drift_monitor(lake: Lake, registry: Registry, version: ModelVersion, protoco
 @lru_cache(maxsize=4)
 def _fitted(lake: Lake, registry: Registry, version: ModelVersion, protocol_json: str) -> DriftMonitor:
     protocol = ModelProtocol.model_validate_json(protocol_json)
-    rows = lake.read(f"{protocol.model}.training_set", snapshot=version.lake_snapshot)
-    risk = registry.load(version, protocol.estimator).predict(rows)
-    reference = rows.with_columns(pl.Series("predicted_risk", risk))
-    watched = [*protocol.feature_columns(rows.columns), "predicted_risk"]
-    return DriftMonitor.fit(reference, protocol.monitoring, watched, patient=protocol.patient)
+    rows = read_training_rows(lake, protocol, version.lake_snapshot)
+    outputs = watched_outputs(score(registry.load(version, protocol.estimator), rows, version, protocol))
+    watched = [*protocol.watched_columns(rows.columns), *outputs.columns]
+    return DriftMonitor.fit(rows.hstack(outputs), protocol.monitoring, watched, patient=protocol.patient)
 
 
 def drift_table(report: DriftReport, version: ModelVersion, features: pl.DataFrame) -> pl.DataFrame:

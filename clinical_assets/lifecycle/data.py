@@ -8,8 +8,10 @@ import polars as pl
 
 from clinical_assets.archives.archive import MonthWindow, contract_of, describe_columns
 from clinical_assets.archives.calendar import FIRST_MONTH, LAST_MONTH
+from clinical_assets.archives.data_quality import count_affected, tabulate_quality, worst_faults
 from clinical_assets.governance.pseudonyms import load_or_create_key, pseudonymise
-from clinical_assets.lifecycle.catalogue import described
+from clinical_assets.learning.splits import take_patients
+from clinical_assets.lifecycle.catalogue import described, markdown_table
 from clinical_assets.lifecycle.conditions import DEVELOPMENT, FLOW, MONTHLY_TICK
 from clinical_assets.protocol import ModelProtocol, load_object, month_after
 from clinical_assets.resources.platform import PROTOCOL_JSON, HomeResource
@@ -53,8 +55,9 @@ def dataset(
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """One row per prediction unit of the month, as the archive has it, with pseudonyms in place of identifiers."""
     archive = home.open().open_archive(protocol)
-    month = context.partition_time_window.start.date()
-    rows = load_object(protocol.cohort)(archive, MonthWindow.of_month(month))
+    window = MonthWindow.of_month(context.partition_time_window.start.date())
+    rows = load_object(protocol.cohort)(archive, window)
+    rows = take_patients(rows, protocol.patient, archive.share_of_patients)
     rows = pseudonymise(rows, (protocol.unit, protocol.patient), load_or_create_key(home.open().pseudonym_key))
     rows = rows.with_columns(data_origin=pl.lit(archive.data_origin))
     return dg.MaterializeResult(
@@ -62,9 +65,33 @@ def dataset(
         metadata={
             "data_origin": archive.data_origin,
             "archive_sha256": archive.sha256,
+            "share_of_patients": archive.share_of_patients,
             "patients": rows[protocol.patient].n_unique(),
-            "outcome_rate": rows.select(pl.col(protocol.outcome.column).mean()).item(),
+            "event_rate": rows.select(protocol.outcome.is_event(rows).mean()).item(),
             "dagster/column_schema": described(rows, describe_columns(contract_of(load_object(protocol.cohort)))),
+        },
+    )
+
+
+@dg.asset(partitions_def=MONTHS, automation_condition=FLOW, kinds={"polars", "duckdb"})
+def data_quality(
+    context: dg.AssetExecutionContext, protocol: ModelProtocol, dataset: pl.DataFrame, home: HomeResource
+) -> dg.MaterializeResult[pl.DataFrame]:
+    """What the month's data lack: values missing in each column, values no patient can have, records in quarantine."""
+    window = MonthWindow.of_month(context.partition_time_window.start.date())
+    archive = home.open().open_archive(protocol)
+    faults = load_object(protocol.faults)(archive, window) if protocol.faults else None
+    table = tabulate_quality(dataset, faults)
+    table = pseudonymise(table, ("place",), load_or_create_key(home.open().pseudonym_key)).select(
+        pl.lit(window.start).alias("month"), pl.all(), pl.lit(archive.data_origin).alias("data_origin")
+    )
+    return dg.MaterializeResult(
+        value=table,
+        metadata={
+            "missing_values": count_affected(table, "missing"),
+            "implausible_values": count_affected(table, "implausible"),
+            "quarantined": count_affected(table, "quarantined"),
+            "faults": markdown_table(worst_faults(table)),
         },
     )
 
@@ -74,6 +101,8 @@ def features(protocol: ModelProtocol, dataset: pl.DataFrame) -> dg.MaterializeRe
     """What the estimator sees of each prediction unit of the month, with its outcome and when that can be known."""
     rows = load_object(protocol.features)(dataset) if protocol.features else dataset
     descriptions = describe_columns(contract_of(load_object(protocol.cohort)))
+    if protocol.feature_descriptions:
+        descriptions |= load_object(protocol.feature_descriptions)()
     return dg.MaterializeResult(
         value=rows,
         metadata={

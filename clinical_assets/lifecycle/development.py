@@ -11,22 +11,27 @@ import polars as pl
 
 from clinical_assets.archives.archive import contract_of, describe_columns
 from clinical_assets.archives.calendar import CALENDAR_NOTE
-from clinical_assets.evaluation import calibration_curve, evaluate, judge
-from clinical_assets.learning.operating_point import choose_threshold
+from clinical_assets.evaluation import calibration_curve, judge
 from clinical_assets.learning.scoring import score
 from clinical_assets.learning.splits import assign_splits
 from clinical_assets.lifecycle.candidate import (
+    RESAMPLES,
     compare_with_released,
     count_splits,
     findings_of,
     findings_table,
+    measure_silent_months,
+    measure_transport,
+    read_training_rows,
     refuse_mixed_protocols,
+    register_candidate,
     released_versions,
     report_table,
+    silent_months_left,
 )
 from clinical_assets.lifecycle.catalogue import described, markdown_table, picture
 from clinical_assets.lifecycle.conditions import DEVELOPMENT
-from clinical_assets.protocol import ModelProtocol, ModelVersion, last_day, load_object
+from clinical_assets.protocol import SILENT_MONTHS, ModelProtocol, ModelVersion, last_day, load_object
 from clinical_assets.reporting.figures import calibration_figure
 from clinical_assets.reporting.validation_report import ValidationReport, render
 from clinical_assets.resources.home import hash_file, write_atomically
@@ -34,14 +39,19 @@ from clinical_assets.resources.lake_io_manager import LakeResource
 from clinical_assets.resources.platform import ALIAS, HomeResource, RegistryResource, finished_run
 from clinical_assets.resources.registry import CHALLENGER, CHAMPION
 
+DRAWN = ("outcome_known_on", "month", "data_origin")
+
 
 @dg.asset(deps=["features"], kinds={"polars", "duckdb"}, tags=DEVELOPMENT)
 def training_set(protocol: ModelProtocol, lake: LakeResource) -> dg.MaterializeResult[pl.DataFrame]:
-    """The ripe rows a candidate learns from and is tested on, each patient in one split, from one lake snapshot."""
-    snapshot = lake.open().latest_snapshot()
-    features = lake.open().read(f"{protocol.model}.features", snapshot=snapshot)
+    """Which ripe rows a candidate learns from, is calibrated and is tested on, each patient in one split."""
+    snapshot, table = lake.open().latest_snapshot(), f"{protocol.model}.features"
+    drawn_from = [protocol.unit, protocol.patient, protocol.index_time, protocol.outcome.column, *DRAWN]
+    features = lake.open().read(table, snapshot=snapshot, columns=drawn_from)
     known_by = last_day(max(features["month"]))
-    rows = assign_splits(features, protocol, known_by).with_columns(protocol_sha256=pl.lit(protocol.sha256))
+    rows = assign_splits(features, protocol, known_by).with_columns(
+        protocol_sha256=pl.lit(protocol.sha256), features_snapshot=pl.lit(snapshot, pl.Int64)
+    )
     return dg.MaterializeResult(
         value=rows,
         metadata={
@@ -58,7 +68,7 @@ def training_set(protocol: ModelProtocol, lake: LakeResource) -> dg.MaterializeR
 
 @dg.asset(
     deps=["training_set"],
-    kinds={"scikitlearn", "mlflow"},
+    kinds={"python", "mlflow"},
     tags=DEVELOPMENT,
     pool="training",
     metadata={ALIAS: CHALLENGER},
@@ -69,19 +79,11 @@ def trained_model(
 ) -> dg.MaterializeResult[ModelVersion]:
     """A candidate: an estimator fitted and calibrated on the training set, registered without pickle as challenger."""
     snapshot = lake.open().latest_snapshot()
-    rows = lake.open().read(f"{protocol.model}.training_set", snapshot=snapshot)
+    rows = read_training_rows(lake.open(), protocol, snapshot)
     refuse_mixed_protocols(protocol, rows["protocol_sha256"].unique(), "training_set")
     with finished_run(mlflow):
         estimator = load_object(protocol.estimator).fit(rows, protocol)
-        calibrate = rows.filter(pl.col("split") == "calibrate")
-        outcome, risk = calibrate[protocol.outcome.column], estimator.predict(calibrate)
-        threshold = choose_threshold(risk, protocol.operating_point.alerted_fraction)
-        findings = evaluate(outcome, risk, calibrate[protocol.patient], threshold, pl.DataFrame(), 1, resamples=0)
-        mlflow.log_params({**protocol.estimator_settings, "estimator": protocol.estimator, "threshold": threshold})
-        mlflow.log_params({"lake_snapshot": snapshot, "protocol_sha256": protocol.sha256, "rows": rows.height})
-        mlflow.log_metrics({f"calibrate_{x.metric}": x.value for x in findings if x.value is not None})
-        mlflow.log_figure(calibration_figure(calibration_curve(outcome, risk)), "calibration.png")
-        version = registry.open().register(estimator, protocol, threshold, rows, snapshot)
+        version = register_candidate(estimator, rows, protocol, snapshot, registry.open(), mlflow)
     return dg.MaterializeResult(
         value=version,
         metadata={
@@ -91,7 +93,7 @@ def trained_model(
             "protocol_sha256": version.protocol_sha256,
             "training_set_snapshot": snapshot,
             "trained_through": version.trained_through.isoformat(),
-            "threshold": threshold,
+            "threshold": version.threshold,
             "data_origin": version.data_origin,
         },
     )
@@ -103,22 +105,37 @@ def evaluation(
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """Every measured figure of the candidate on its test patients, with intervals, overall, by subgroup and paired."""
     refuse_mixed_protocols(protocol, [trained_model.protocol_sha256], "trained_model")
-    rows = lake.open().read(f"{protocol.model}.training_set", snapshot=trained_model.lake_snapshot)
-    estimator = registry.open().load(trained_model, protocol.estimator)
-    scored = score(estimator, rows.filter(pl.col("split") == "test"), trained_model)
-    outcome, risk, patient = scored[protocol.outcome.column], scored["risk"], scored[protocol.patient]
-    subgroups = scored.select(protocol.subgroups)
-    findings = evaluate(outcome, risk, patient, trained_model.threshold, subgroups, protocol.minimum_n)
-    findings += compare_with_released(scored, protocol, trained_model, registry.open())
-    table = findings_table(findings, trained_model)
+    rows = read_training_rows(lake.open(), protocol, trained_model.lake_snapshot)
+    test = rows.filter(pl.col("split") == "test")
+    scores = score(registry.open().load(trained_model, protocol.estimator), test, trained_model, protocol)
+    findings = load_object(protocol.assessment).measure(test.hstack(scores), protocol, RESAMPLES)
+    findings += compare_with_released(test, scores, protocol, trained_model, registry.open())
+    findings += measure_transport(protocol, rows)
+    curve = calibration_curve(protocol.outcome.is_event(test), scores["risk"])
     return dg.MaterializeResult(
-        value=table,
+        value=findings_table(findings, trained_model),
         metadata={
             "version": trained_model.version,
             "data_origin": trained_model.data_origin,
-            "test_rows": scored.height,
+            "test_rows": test.height,
             **{x.metric: x.value for x in findings if x.subgroup == "overall" and x.value is not None},
-            "calibration": picture(calibration_figure(calibration_curve(outcome, risk)), "calibration curve"),
+            "calibration": picture(calibration_figure(curve), "calibration curve"),
+        },
+    )
+
+
+@dg.asset(deps=["features"], kinds={"python"}, tags=DEVELOPMENT, metadata={"lake/replace_by": "version"})
+def silent_run(
+    protocol: ModelProtocol, trained_model: ModelVersion, lake: LakeResource, registry: RegistryResource
+) -> dg.MaterializeResult[pl.DataFrame]:
+    """What the candidate says of the months that have arrived since it was trained, shown to nobody."""
+    findings = measure_silent_months(lake.open(), registry.open(), protocol, trained_model)
+    return dg.MaterializeResult(
+        value=findings_table(findings, trained_model),
+        metadata={
+            "version": trained_model.version,
+            "months_required": protocol.silent_months,
+            **{x.metric: x.value for x in findings if x.value is not None},
         },
     )
 
@@ -127,25 +144,27 @@ def evaluation(
 def validation_report(
     protocol: ModelProtocol,
     evaluation: pl.DataFrame,
+    silent_run: pl.DataFrame,
     trained_model: ModelVersion,
     home: HomeResource,
     lake: LakeResource,
     registry: RegistryResource,
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """Each limit of the protocol beside what was measured, with its judgement; and the report that people sign."""
-    findings = findings_of(evaluation, trained_model, protocol)
+    findings = findings_of(evaluation, trained_model, protocol) + findings_of(silent_run, trained_model, protocol)
     released = released_versions(registry.open(), trained_model)
-    judged = judge(protocol.acceptance, findings, protocol.minimum_n, frozenset(released))
-    rows = lake.open().read(f"{protocol.model}.training_set", snapshot=trained_model.lake_snapshot)
+    judged = judge(protocol.limits, findings, protocol.minimum_n, frozenset(released))
+    rows = read_training_rows(lake.open(), protocol, trained_model.lake_snapshot)
     test = rows.filter(pl.col("split") == "test")
-    risk = registry.open().load(trained_model, protocol.estimator).predict(test)
+    scored = test.hstack(score(registry.open().load(trained_model, protocol.estimator), test, trained_model, protocol))
     report = ValidationReport(
         kind="candidate",
         protocol=protocol,
         version=trained_model,
         findings=findings,
         judged=judged,
-        calibration=calibration_curve(test[protocol.outcome.column], risk),
+        calibration=calibration_curve(protocol.outcome.is_event(scored), scored["risk"]),
+        exhibits=[load_object(exhibit)(scored, protocol, findings) for exhibit in protocol.exhibits],
         cohort=count_splits(rows, protocol),
         data_origin=trained_model.data_origin,
         created_at=datetime.now(UTC),
@@ -156,13 +175,17 @@ def validation_report(
     path = home.open().report(protocol.model, trained_model.version)
     write_atomically(path, render(report))
     table = report_table(judged, trained_model, hash_file(path))
-    blocking = [item.reason for item in judged if item.blocks_release]
+    blocking = [item for item in judged if item.blocks_release]
+    left = silent_months_left(findings, protocol)
     return dg.MaterializeResult(
         value=table,
         metadata={
             "version": trained_model.version,
             "passes": not blocking,
-            "blocking": dg.MetadataValue.md("\n".join(f"- {reason}" for reason in blocking) or "nothing"),
+            "silent_months_left": left,
+            "may_pass": all(item.limit.metric == SILENT_MONTHS for item in blocking),
+            "features_through": max(lake.open().months(f"{protocol.model}.features")).isoformat(),
+            "blocking": dg.MetadataValue.md("\n".join(f"- {item.reason}" for item in blocking) or "nothing"),
             "report": dg.MetadataValue.path(path),
             "report_sha256": table["report_sha256"][0],
             "limits": markdown_table(table.select("metric", "subgroup", "limit", "value", "low", "high", "judgement")),

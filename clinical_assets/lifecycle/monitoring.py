@@ -6,6 +6,7 @@ Belongs here: the assets of monitoring. Does not belong here: any statistic, and
 import dagster as dg
 import polars as pl
 
+from clinical_assets.learning.scoring import OUTPUTS
 from clinical_assets.lifecycle.catalogue import markdown_table, picture
 from clinical_assets.lifecycle.champion import drift_monitor, drift_table
 from clinical_assets.lifecycle.conditions import FLOW, RIPENING_TICK
@@ -22,10 +23,12 @@ from clinical_assets.resources.platform import RegistryResource
 def profile(
     protocol: ModelProtocol, features: pl.DataFrame, predictions: pl.DataFrame
 ) -> dg.MaterializeResult[pl.DataFrame]:
-    """The whylogs profile of the month's features and risks: a summary of each column, and its mergeable sketches."""
+    """The whylogs profile of what is watched, and of what the model made of it: each column's summary and sketches."""
     month = features["month"][0]
-    rows = features.join(predictions.select(protocol.unit, "risk", "alerted"), on=protocol.unit)
-    view = profile_frame(rows.drop(protocol.unit, protocol.patient, "month", "data_origin"))
+    watched = features.select(protocol.watched_columns(features.columns))
+    outputs = predictions.select("risk", "alerted", pl.col(OUTPUTS))
+    rows = pl.concat([watched, outputs], how="horizontal")
+    view = profile_frame(rows)
     origin = pl.lit(features["data_origin"][0]).alias("data_origin")
     table = profile_table(view).select(pl.lit(month).alias("month"), pl.all(), origin)
     return dg.MaterializeResult(
@@ -49,7 +52,8 @@ def drift_report(
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """The month against the training data of the version that scored it: evidence per column, verdict, severity."""
     version = registry.open().version(protocol.model, predictions["model_version"][0])
-    rows = features.join(predictions.select(protocol.unit, predicted_risk="risk"), on=protocol.unit)
+    outputs = predictions.select(protocol.unit, pl.col("risk").alias("predicted_risk"), pl.col(OUTPUTS))
+    rows = features.join(outputs, on=protocol.unit)
     report = drift_monitor(lake.open(), registry.open(), version, protocol).check(rows)
     table = drift_table(report, version, features)
     return dg.MaterializeResult(
@@ -72,8 +76,10 @@ def performance_report(
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """What the champion achieved in the month, on ripe outcomes only; an unripe month says that it is not ripe."""
     known_by = last_day(max(lake.open().months(f"{protocol.model}.features")))
-    scored = features.join(predictions.select(protocol.unit, "risk", "threshold", "model_version"), on=protocol.unit)
-    measured = measure_performance(scored, protocol, known_by, scored["threshold"][0])
+    scored = features.join(
+        predictions.drop(protocol.patient, "month", protocol.index_time, "data_origin"), on=protocol.unit
+    )
+    measured = measure_performance(scored, protocol, known_by)
     table = measured.select(
         pl.lit(features["month"][0]).alias("month"),
         pl.lit(scored["model_version"][0], pl.Int32).alias("model_version"),

@@ -9,7 +9,7 @@ import dagster as dg
 import polars as pl
 
 from clinical_assets.archives.archive import contract_of, describe_columns
-from clinical_assets.learning.scoring import SCORE_COLUMNS, score
+from clinical_assets.learning.scoring import score
 from clinical_assets.lifecycle.candidate import check_sign_offs, reasons_against_release, release_row, sign_off_table
 from clinical_assets.lifecycle.catalogue import described, markdown_table
 from clinical_assets.lifecycle.conditions import DEVELOPMENT, SCORING
@@ -93,8 +93,9 @@ def predictions(
     protocol: ModelProtocol, features: pl.DataFrame, release: ModelVersion, registry: RegistryResource
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """The champion's risk for every prediction unit of the month, and who is alerted."""
-    scored = score(registry.open().load(release, protocol.estimator), features, release)
-    table = scored.select(protocol.unit, protocol.patient, "month", protocol.index_time, *SCORE_COLUMNS, "data_origin")
+    scores = score(registry.open().load(release, protocol.estimator), features, release, protocol)
+    keys = features.select(protocol.unit, protocol.patient, "month", protocol.index_time)
+    table = keys.hstack(scores).hstack(features.select("data_origin"))
     return dg.MaterializeResult(
         value=table,
         metadata={

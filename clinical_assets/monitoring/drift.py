@@ -5,7 +5,7 @@ The monitor is stateless: every check stands alone, and its error rate is shared
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -228,12 +228,14 @@ class DriftMonitor:
             else UNTESTABLE
         )
         number = isinstance(reference, NumberReference)
+        if reference.column == self.policy.device:
+            novelty = replace(novelty, value=novel_rate, chance=0.5 / len(series))  # half a row: one row is beyond it
         comparisons = [
             ("psi", distribution, self.policy.relevant_psi),
             ("missing_rate_change", missing, self.policy.relevant_missing_rate_change),
             ("out_of_range_rate", novelty, FAULTY_OUT_OF_RANGE_RATE)
             if number
-            else ("unseen_rate", novelty, FAULTY_UNSEEN_RATE),
+            else ("unseen_rate", novelty, 0.0 if reference.column == self.policy.device else FAULTY_UNSEEN_RATE),
         ]
         return [
             _weigh_relevance(reference, statistic, found, relevant, batch_missing, len(series))
@@ -261,6 +263,8 @@ class DriftMonitor:
                 f"{column} lies outside {low:g} to {high:g}, thrice the reference's range, in "
                 f"{_percent(novelty.value)} of rows{self._suspect_unit(reference, series)}"
             ]
+        if novelty.flagged and column == self.policy.device:
+            return [f"{column}: {_percent(novelty.value)} of rows come from a device never seen in training"]
         if novelty.flagged:
             return [f"{column} has categories the reference never had in {_percent(novelty.value)} of rows"]
         if distribution.flagged and isinstance(reference, NumberReference) and self._suspect_unit(reference, series):

@@ -58,6 +58,16 @@ def measure_images(pixels: Pixels) -> pl.DataFrame:
     return pl.DataFrame(values, schema=dict.fromkeys(STATISTICS, pl.Float64)).fill_nan(None)
 
 
+def add_image_statistics(dataset: pl.DataFrame) -> pl.DataFrame:
+    """The rows with the columns of `STATISTICS`, measured of their `image_png`; as many rows, in the same order."""
+    return dataset.hstack(measure_pngs(dataset["image_png"]))
+
+
+def describe_image_statistics() -> dict[str, str]:
+    """What each column means that `add_image_statistics` adds."""
+    return STATISTICS
+
+
 def measure_pngs(images: pl.Series, side_px: int = MEASURED_SIDE_PX) -> pl.DataFrame:
     """The columns of `STATISTICS` for each PNG or JPEG file of a Binary series, cropped to a square and resized.
 

@@ -8,8 +8,8 @@ from enum import StrEnum
 
 import polars as pl
 
-from clinical_assets.evaluation import evaluate
-from clinical_assets.protocol import Finding, ModelProtocol
+from clinical_assets.evaluation.assessment import Assessment
+from clinical_assets.protocol import Finding, ModelProtocol, load_object
 
 RESAMPLES = 200
 
@@ -41,18 +41,17 @@ class Ripeness(StrEnum):
     NOT_RIPE = "not_ripe"
 
 
-def measure_performance(scored: pl.DataFrame, protocol: ModelProtocol, as_of: date, threshold: float) -> pl.DataFrame:
+def measure_performance(scored: pl.DataFrame, protocol: ModelProtocol, as_of: date) -> pl.DataFrame:
     """Every metric of one month overall and by subgroup, over its ripe rows alone: columns of `PERFORMANCE_SCHEMA`.
 
     A row is ripe when its `outcome_known_on` is no later than `as_of` and its outcome is there; all others are left
     out, never counted as negatives. A month without a ripe row gives one row: the headline metric, no value, n = 0.
 
     Args:
-        scored: One row per prediction unit of one month, with `risk` (0 to 1), `outcome_known_on` (date or time) and
-            the protocol's outcome, patient and subgroup columns.
-        protocol: Names the columns, the subgroups, their smallest size and the headline metric.
+        scored: One row per prediction unit of one month, with what scoring adds (`risk`, `alerted` and so on),
+            `outcome_known_on` (date or time) and the protocol's outcome, patient and subgroup columns.
+        protocol: Names the columns, the subgroups, their smallest size, the headline metric and the assessment.
         as_of: The day by which outcomes must be known.
-        threshold: The risk at or above which a unit is alerted.
 
     Raises:
         PerformanceError: If a column is missing, there are no rows, or a ripe row has no risk.
@@ -70,15 +69,8 @@ def measure_performance(scored: pl.DataFrame, protocol: ModelProtocol, as_of: da
         return _tabulate([unknown], Ripeness.NOT_RIPE)
     if unscored := known[RISK].null_count():
         raise PerformanceError(f"{unscored:,} of {len(known):,} ripe rows have no {RISK}; score the month again")
-    findings = evaluate(
-        known[protocol.outcome.column].cast(pl.Int8).to_numpy(),
-        known[RISK].to_numpy(),
-        known[protocol.patient],
-        threshold,
-        known.select(protocol.subgroups),
-        protocol.minimum_n,
-        resamples=RESAMPLES,
-    )
+    assessment: Assessment = load_object(protocol.assessment)
+    findings = assessment.measure(known, protocol, RESAMPLES)
     return _tabulate(findings, Ripeness.RIPE if len(known) == len(scored) else Ripeness.PARTLY_RIPE)
 
 

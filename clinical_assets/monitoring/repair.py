@@ -50,12 +50,15 @@ def decide_repair(
     newest_month: date,
     cool_down_days: int,
     history: RetrainingHistory,
+    awaited_candidate: int | None = None,
 ) -> RepairDecision:
     """The smallest repair that the notices call for, at most one retraining for all of them.
 
     The cool-down runs on the calendar of the data, from the month of the last retraining for drift to the newest month
     reported. A notice stays pending until a retraining for its month or a later one has finished, or another version
     has been released since: so a run that is killed is tried again, and a notice in the cool-down is not forgotten.
+    While a candidate that has met its limits runs its silent months, or waits for its signatures after them, notices
+    wait for what is decided on it.
     """
     reasons: list[str] = []
     shifted: list[DriftNotice] = []
@@ -76,6 +79,11 @@ def decide_repair(
     latest, pending = shifted[-1], tuple(shifted)
     if history.in_flight:
         reason = f"{len(shifted)} shifted months wait: a retraining is in flight"
+        return RepairDecision(None, (*reasons, reason), pending)
+    if awaited_candidate is not None:
+        reason = (
+            f"{len(shifted)} shifted months wait: version {awaited_candidate} runs in silence or awaits its signatures"
+        )
         return RepairDecision(None, (*reasons, reason), pending)
     if history.last_month is not None and (days := (newest_month - history.last_month).days) < cool_down_days:
         reason = (

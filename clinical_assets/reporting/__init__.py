@@ -1,1 +1,1 @@
-"""HTML reports and figures made from findings; nothing is computed here that a finding does not hold."""
+"""HTML reports, exhibits and figures, made from findings and scored rows; no metric is computed here."""

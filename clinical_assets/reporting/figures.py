@@ -15,6 +15,7 @@ from clinical_assets.protocol import Finding
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 INK = "#1d2b33"
@@ -53,7 +54,8 @@ def calibration_figure(calibration: pl.DataFrame) -> "Figure":
     axes.plot(bins["mean_risk"], bins["observed_rate"], color=ACCENT, linewidth=0.8, alpha=0.6)
     axes.plot(bins["mean_risk"], bins["observed_rate"], "o", color=ACCENT, markersize=5.5, markeredgecolor="white")
     axes.set(xlim=(0, reach), ylim=(0, reach), xlabel="Mean predicted risk", ylabel="Observed rate (95 % interval)")
-    _show_percent(axes)
+    _show_percent(axes.xaxis)
+    _show_percent(axes.yaxis)
     axes.grid(color=RULE, linewidth=0.5)
     return figure
 
@@ -139,6 +141,51 @@ def drift_bars(columns: pl.DataFrame) -> "Figure":
     return figure
 
 
+def decision_curve_figure(curve: pl.DataFrame, threshold: float) -> "Figure":
+    """Net benefit by threshold probability of the model, of alerting all and of alerting none; the threshold is marked.
+
+    Args:
+        curve: `threshold_probability` (0 to 1), and the net benefit of `model` and `all` for each unit.
+        threshold: The alert threshold of the model.
+    """
+    figure, axes = _figure(height=3.6)
+    at = curve["threshold_probability"].to_numpy()
+    model, everyone = (100 * curve[name].to_numpy() for name in ("model", "all"))
+    top = 1.12 * max(float(model.max()), float(everyone.max()), 1e-6)
+    axes.set(xlim=(0, at[-1]), ylim=(-0.3 * top, top))
+    axes.plot(at, everyone, color=MUTED, linewidth=1.4, linestyle=(0, (5, 3)), label="alert all")
+    axes.axhline(0, color=INK, linewidth=1.1, linestyle=(0, (1, 2)), label="alert none")
+    axes.plot(at, model, color=ACCENT, linewidth=2.2, label="model")
+    axes.axvline(threshold, color=ALARM, linewidth=1, label=f"alert threshold, {100 * threshold:.1f} %")
+    axes.set(xlabel="Threshold probability", ylabel="Net benefit per 100")
+    axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
+    _show_percent(axes.xaxis, decimals=0 if at[-1] > 0.1 else 1)
+    axes.grid(color=RULE, linewidth=0.5)
+    return figure
+
+
+def lead_time_figure(bins: pl.DataFrame, width_h: int) -> "Figure":
+    """How many patients were first alerted how long before onset, the longest first.
+
+    Args:
+        bins: `first_h`, where a bin begins (hours before onset), and `patients`; the last bin has no end.
+        width_h: How many hours wide a bin is.
+    """
+    figure, axes = _figure(height=3.2)
+    table = bins.sort("first_h", descending=True)
+    places = range(len(table))
+    axes.bar(places, table["patients"], width=0.82, color=ACCENT)
+    for place, patients in zip(places, table["patients"], strict=True):
+        axes.text(place, patients, f"{patients:,}", ha="center", va="bottom", fontsize=8.5, color=INK)
+    starts = table["first_h"].to_list()
+    names = [f"{starts[0]}+", *(f"{start}–{start + width_h}" for start in starts[1:])]
+    axes.set_xticks(list(places), names)
+    axes.tick_params(axis="x", length=0, labelsize=8.5)
+    axes.margins(y=0.12)
+    axes.set(xlabel="Hours from first alert to onset", ylabel="Patients")
+    return figure
+
+
 def to_svg(figure: "Figure") -> str:
     """The figure as an SVG element for an HTML page; its text stays text and takes the page's typeface."""
     import matplotlib as mpl
@@ -172,8 +219,7 @@ def _figure(height: float) -> "tuple[Figure, Axes]":
     return figure, axes
 
 
-def _show_percent(axes: "Axes") -> None:
+def _show_percent(axis: "Axis", decimals: int = 0) -> None:
     from matplotlib.ticker import PercentFormatter
 
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=0, symbol=" %"))
+    axis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=decimals, symbol=" %"))

@@ -10,43 +10,34 @@ from typing import Literal
 
 import polars as pl
 
-from clinical_assets.protocol import Finding, JudgedLimit, Judgement, ModelProtocol, ModelVersion
+from clinical_assets.archives.handheld_camera import SIMULATED_PREFIX
+from clinical_assets.protocol import (
+    ALERT,
+    SILENT_MONTHS,
+    Finding,
+    JudgedLimit,
+    Judgement,
+    ModelProtocol,
+    ModelVersion,
+)
+from clinical_assets.reporting.exhibits.exhibit import Cell, Exhibit, Table
+from clinical_assets.reporting.exhibits.site_transport import TITLE as TRANSPORT_TITLE
 from clinical_assets.reporting.figures import calibration_figure, subgroup_forest, to_svg
+from clinical_assets.reporting.metric_words import (
+    AT,
+    MINUS,
+    NET_BENEFIT,
+    OF_OPERATING_POINT,
+    POINT_NAMES,
+    SILENT,
+    TRANSPORTED,
+    describe_metric,
+    flagged_word,
+    in_words,
+    plural_unit,
+)
 
-FOREST_METRICS = ("auroc", "sensitivity")
-
-METRIC_NAMES = {
-    "auroc": "AUROC",
-    "average_precision": "Average precision",
-    "brier": "Brier score",
-    "calibration_slope": "Calibration slope",
-    "calibration_intercept": "Calibration intercept",
-    "expected_calibration_error": "Expected calibration error",
-    "observed_expected_ratio": "Observed / expected",
-    "sensitivity": "Sensitivity",
-    "ppv": "Positive predictive value",
-    "alerts_per_100": "Alerts per 100",
-    "prevalence": "Outcome rate",
-    "sensitivity_gap": "Sensitivity gap",
-    "normalized_utility": "Normalised utility",
-    "accuracy": "Accuracy",
-    "quadratic_weighted_kappa": "Quadratic weighted kappa",
-}
-
-METRIC_MEANINGS = {
-    "auroc": "how often one with the outcome has the higher risk of two; 0.5 is chance, 1 is perfect",
-    "average_precision": "positive predictive value, averaged over all thresholds; compare with the outcome rate",
-    "brier": "mean squared error of the risk; lower is better",
-    "calibration_slope": "1 is right; below 1, risks are too extreme",
-    "calibration_intercept": "0 is right; above 0, risks are too low overall",
-    "expected_calibration_error": "mean distance of risk and observed rate; 0 is right",
-    "observed_expected_ratio": "events seen for each one predicted; 1 is right",
-    "sensitivity": "share of those with the outcome that is flagged",
-    "ppv": "share of the flagged that has the outcome",
-    "alerts_per_100": "flagged in every 100",
-    "prevalence": "share that has the outcome",
-    "sensitivity_gap": "largest less smallest sensitivity among the groups of one kind",
-}
+FOREST_METRICS = ("normalized_utility", "auroc", "quadratic_weighted_kappa", "sensitivity")
 
 JUDGEMENT_WORDS = {
     Judgement.PASS: ("✓", "met"),
@@ -63,7 +54,8 @@ class ValidationReport:
     `cohort` has the columns split, rows, patients, events, first_month and last_month (dates, or null); `calibration`
     those of `evaluation.calibration_curve`. `judged` is empty for an external validation without limits. `data_origin`
     is that of the rows measured, which need not be those the version was trained on. `lake_snapshot` is the one they
-    were read from. `calendar_note` says what the months mean where they are no calendar's.
+    were read from. `calendar_note` says what the months mean where they are no calendar's. `exhibits` are those that
+    the protocol names, in its order.
     """
 
     kind: Literal["candidate", "external_validation"]
@@ -78,6 +70,7 @@ class ValidationReport:
     champion_version: int | None = None
     lake_snapshot: int | None = None
     calendar_note: str | None = None
+    exhibits: Sequence[Exhibit] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +99,17 @@ class _Outcome:
 
 @dataclass(frozen=True, slots=True)
 class _Hundred:
-    """What happens to a hundred units at the operating point, in whole ones."""
+    """What happens to a hundred units, or patients, at the alert threshold, in whole ones.
 
+    `missed` is None where only the flagged are known by their outcome: of the rest no more is said.
+    """
+
+    of: str
+    flagged_word: str
     flagged_with: int
     flagged_without: int
-    missed: int
-    neither: int
+    missed: int | None
+    found: str | None
 
     @property
     def flagged(self) -> int:
@@ -119,7 +117,11 @@ class _Hundred:
 
     @property
     def with_outcome(self) -> int:
-        return self.flagged_with + self.missed
+        return self.flagged_with + (self.missed or 0)
+
+    @property
+    def rest(self) -> int:
+        return 100 - self.flagged - (self.missed or 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,38 @@ class _Measured:
     n: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The findings on one subject: those overall, or a row for each subgroup."""
+
+    title: str
+    overall: tuple[_Measured, ...] = ()
+    metrics: tuple[str, ...] = ()
+    subgroups: tuple[tuple[str, str, tuple[_Measured | None, ...]], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Sorted:
+    """The findings by where they stand in the report."""
+
+    main: tuple[Finding, ...]
+    differences: tuple[Finding, ...]
+    net_benefit: tuple[Finding, ...]
+    silent: tuple[Finding, ...]
+    transported: tuple[Finding, ...]
+
+    @classmethod
+    def of(cls, findings: Sequence[Finding]) -> "_Sorted":
+        differences = tuple(finding for finding in findings if MINUS in finding.metric)
+        others = [finding for finding in findings if MINUS not in finding.metric]
+        net_benefit = tuple(finding for finding in others if NET_BENEFIT.fullmatch(finding.metric))
+        silent = tuple(finding for finding in others if finding.metric.startswith(SILENT))
+        transported = tuple(finding for finding in others if finding.metric.startswith(TRANSPORTED))
+        elsewhere = {*net_benefit, *silent, *transported}
+        main = tuple(finding for finding in others if finding not in elsewhere)
+        return cls(main, differences, net_benefit, silent, transported)
+
+
 def render(report: ValidationReport) -> str:
     """The report as one self-contained HTML page: styles and figures inside, no script, nothing fetched."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -144,26 +178,33 @@ def render(report: ValidationReport) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    limits = _limit_rows(report.judged)
-    overall = [
-        finding for finding in report.findings if finding.subgroup == "overall" and "_minus_" not in finding.metric
-    ]
+    protocol = report.protocol
+    limits = _limit_rows(report.judged, protocol)
+    found = _Sorted.of(report.findings)
+    overall = [finding for finding in found.main if finding.subgroup == "overall"]
+    points = _operating_points(overall, report.version)
+    unseen_transport = () if TRANSPORT_TITLE in {exhibit.title for exhibit in report.exhibits} else found.transported
     return environment.get_template("validation_report.html").render(
         report=report,
-        protocol=report.protocol,
+        protocol=protocol,
         version=report.version,
-        unit=_plural_unit(report.protocol),
+        unit=plural_unit(protocol),
         outcome=_outcome(report, limits),
         warnings=_warnings(report),
         limits=limits,
-        hundred=_of_a_hundred(overall),
+        hundred=_of_a_hundred(overall, protocol),
         sizes=" or ".join(dict.fromkeys(f"{finding.n:,}" for finding in overall)),
-        overall=[_in_words(finding) for finding in overall],
-        subgroups=_subgroup_table(report.findings),
-        differences=[_in_words(finding) for finding in report.findings if "_minus_" in finding.metric],
+        operating_points=_operating_point_table(overall, points, report),
+        overall=_overall_parts([finding for finding in overall if finding.metric not in points], protocol),
+        net_benefit=_net_benefit_table(found.net_benefit, protocol),
+        silent=_silent_table(found, protocol),
+        silent_months=next((finding for finding in found.silent if finding.metric == SILENT_MONTHS), None),
+        transported=_subgroup_parts(unseen_transport, {}, protocol),
+        subgroups=_subgroup_parts(found.main, points, protocol),
+        differences=[_in_words(finding, protocol) for finding in found.differences],
         calibration_svg=to_svg(calibration_figure(report.calibration)) if len(report.calibration) else None,
         forests=[
-            (METRIC_NAMES[metric], to_svg(subgroup_forest(report.findings, metric)))
+            (describe_metric(metric, protocol).name, to_svg(subgroup_forest(report.findings, metric)))
             for metric in FOREST_METRICS
             if any(finding.metric == metric and finding.subgroup != "overall" for finding in report.findings)
         ],
@@ -206,6 +247,13 @@ def _warnings(report: ValidationReport) -> list[tuple[str, str]]:
             )
     if report.version.protocol_sha256 != report.protocol.sha256:
         warnings.append(("Another protocol", "This version was trained under a protocol that has been changed since."))
+    if any(f"={SIMULATED_PREFIX}" in finding.subgroup for finding in report.findings):
+        warnings.append(
+            (
+                "Simulated camera",
+                f"There is no camera whose name starts with {SIMULATED_PREFIX}: a program altered those images.",
+            )
+        )
     if report.protocol.environment == "demo":
         warnings.append(
             ("Demonstration environment", "Signatures here release nothing to patients. Not for clinical use.")
@@ -213,14 +261,14 @@ def _warnings(report: ValidationReport) -> list[tuple[str, str]]:
     return warnings
 
 
-def _limit_rows(judged: Sequence[JudgedLimit]) -> list[_LimitRow]:
+def _limit_rows(judged: Sequence[JudgedLimit], protocol: ModelProtocol) -> list[_LimitRow]:
     groups: dict[str, list[JudgedLimit]] = {}
     for item in judged:
         groups.setdefault(item.limit.model_dump_json(), []).append(item)
-    return [_limit_row(items) for items in groups.values()]
+    return [_limit_row(items, protocol) for items in groups.values()]
 
 
-def _limit_row(items: Sequence[JudgedLimit]) -> _LimitRow:
+def _limit_row(items: Sequence[JudgedLimit], protocol: ModelProtocol) -> _LimitRow:
     worst_first = (Judgement.FAIL, Judgement.CANNOT_TELL, Judgement.PASS, Judgement.NOT_APPLICABLE)
     ordered = sorted(items, key=lambda item: worst_first.index(item.judgement))
     worst = ordered[0]
@@ -230,16 +278,16 @@ def _limit_row(items: Sequence[JudgedLimit]) -> _LimitRow:
         met = sum(item.judgement is Judgement.PASS for item in items)
         values = [item.finding for item in items if item.finding is not None and item.finding.value is not None]
         ends = sorted(values, key=lambda finding: finding.value or 0.0)
-        measured = f"{_in_words(ends[0]).value} to {_in_words(ends[-1]).value}" if ends else "–"
+        measured = f"{_in_words(ends[0], protocol).value} to {_in_words(ends[-1], protocol).value}" if ends else "–"
         reason = f"{met} of {len(items)} subgroups meet it."
-        exceptions = tuple(_exception(item) for item in ordered if item.judgement is not Judgement.PASS)
+        exceptions = tuple(_exception(item, protocol) for item in ordered if item.judgement is not Judgement.PASS)
     else:
-        measured = _with_interval(worst.finding)
+        measured = _with_interval(worst.finding, protocol)
         # A value and its limit speak for themselves; a comparison, or a refusal to judge, needs its reason.
         plain = worst.limit.not_worse_than is None and worst.judgement is not Judgement.CANNOT_TELL
         reason = f"n {worst.finding.n:,}." if plain and worst.finding is not None else worst.reason
     return _LimitRow(
-        metric=_metric_name(worst.limit.metric),
+        metric=describe_metric(worst.limit.metric, protocol).name,
         wanted=worst.limit.in_words(),
         measured=measured,
         judgement=worst.judgement,
@@ -250,72 +298,173 @@ def _limit_row(items: Sequence[JudgedLimit]) -> _LimitRow:
     )
 
 
-def _exception(item: JudgedLimit) -> str:
+def _exception(item: JudgedLimit, protocol: ModelProtocol) -> str:
     word = JUDGEMENT_WORDS[item.judgement][1]
-    detail = _with_interval(item.finding) if item.judgement is Judgement.FAIL else item.reason
-    return f"{item.subgroup.replace('=', ': ')}, {word}: {detail}"
+    detail = _with_interval(item.finding, protocol) if item.judgement is Judgement.FAIL else item.reason
+    return f"{in_words(item.subgroup)}, {word}: {detail}"
 
 
-def _with_interval(finding: Finding | None) -> str:
+def _with_interval(finding: Finding | None, protocol: ModelProtocol) -> str:
     if finding is None:
         return "–"
-    found = _in_words(finding)
+    found = _in_words(finding, protocol)
     return f"{found.value} ({found.interval})" if found.interval else found.value
 
 
-def _of_a_hundred(overall: Sequence[Finding]) -> _Hundred | None:
+def _of_a_hundred(overall: Sequence[Finding], protocol: ModelProtocol) -> _Hundred | None:
     values = {finding.metric: finding.value for finding in overall}
-    alerts, ppv, prevalence = (values.get(name) for name in ("alerts_per_100", "ppv", "prevalence"))
+    word, ppv = flagged_word(protocol), values.get("ppv")
+    if "patients_alerted_per_100" in values:
+        patients = values["patients_alerted_per_100"]
+        if patients is None or ppv is None:
+            return None
+        flagged_with = round(patients * ppv)
+        sensitivity = values.get("sensitivity")
+        found = None if sensitivity is None else f"{round(100 * sensitivity)}"
+        return _Hundred("patients", word, flagged_with, round(patients) - flagged_with, None, found)
+    alerts, prevalence = values.get("alerts_per_100"), values.get("prevalence")
     if alerts is None or ppv is None or prevalence is None:
         return None
     flagged_with = round(alerts * ppv)
     flagged_without = round(alerts) - flagged_with
-    missed = max(0, round(100 * prevalence) - flagged_with)
-    return _Hundred(flagged_with, flagged_without, missed, 100 - flagged_with - flagged_without - missed)
+    # Rounded apart, the three could add up to more than a hundred.
+    missed = min(max(0, round(100 * prevalence) - flagged_with), 100 - round(alerts))
+    return _Hundred(plural_unit(protocol), word, flagged_with, flagged_without, missed, None)
 
 
-def _subgroup_table(findings: Sequence[Finding]) -> tuple[list[str], list[tuple[str, str, list[_Measured | None]]]]:
-    """The names of the metrics, and for each subgroup its name, its size and its findings in that order."""
+def _operating_points(overall: Sequence[Finding], version: ModelVersion) -> dict[str, tuple[str, str]]:
+    """The metric and the operating point that each finding's name stands for; empty where there is one point only."""
+    measured = {finding.metric for finding in overall}
+    further = [point for point in version.thresholds if any(name.endswith(f"{AT}{point}") for name in measured)]
+    other = next((point for point in further if point != ALERT), None)
+    if other is None:
+        return {}
+    points: dict[str, tuple[str, str]] = {}
+    for metric in OF_OPERATING_POINT:
+        bare = other if f"{metric}{AT}{ALERT}" in measured else ALERT
+        names = {metric: bare} | {f"{metric}{AT}{point}": point for point in further}
+        points |= {name: (metric, point) for name, point in names.items() if name in measured}
+    return points
+
+
+def _operating_point_table(
+    overall: Sequence[Finding], points: dict[str, tuple[str, str]], report: ValidationReport
+) -> Table | None:
+    if not points:
+        return None
+    found = {points[finding.metric]: finding for finding in overall if finding.metric in points}
+    columns = [point for point in report.version.thresholds if any(place == point for _, place in found)]
+    heading = (
+        Cell("Operating point"),
+        *(
+            Cell(
+                f"At the {POINT_NAMES.get(point, point)}", f"risk from {_percent(report.version.thresholds[point])} on"
+            )
+            for point in columns
+        ),
+    )
+    rows = tuple(
+        (
+            Cell((words := describe_metric(metric, report.protocol)).name, words.meaning),
+            *(_cell(found.get((metric, point)), report.protocol) for point in columns),
+        )
+        for metric in dict.fromkeys(metric for metric, _ in points.values())
+    )
+    return Table("", heading, rows)
+
+
+def _net_benefit_table(findings: Sequence[Finding], protocol: ModelProtocol) -> Table | None:
+    """A row for each threshold probability: the model beside alerting everyone."""
+    places = {finding: NET_BENEFIT.fullmatch(finding.metric) for finding in findings}
+    found = {(match["percent"], bool(match["of_all"])): finding for finding, match in places.items() if match}
+    if not found:
+        return None
+    heading = (Cell("Net benefit for each one, at a threshold of"), Cell("This model"), Cell("Alerting everyone"))
+    rows = tuple(
+        (Cell(f"{percent} %"), *(_cell(found.get((percent, of_all)), protocol) for of_all in (False, True)))
+        for percent in dict.fromkeys(percent for percent, _ in found)
+    )
+    return Table("Alerting no one is worth 0.", heading, rows)
+
+
+def _silent_table(found: _Sorted, protocol: ModelProtocol) -> Table | None:
+    """The figures of the silent months beside those of the test rows."""
+    tested = {finding.metric: finding for finding in found.main if finding.subgroup == "overall"}
+    rows = tuple(
+        (
+            Cell(describe_metric(finding.metric, protocol).name),
+            _cell(finding, protocol),
+            _cell(tested.get(finding.metric.removeprefix(SILENT)), protocol),
+        )
+        for finding in found.silent
+        if finding.metric != SILENT_MONTHS
+    )
+    return Table("", (Cell("Metric"), Cell("Silent months"), Cell("Test patients")), rows) if rows else None
+
+
+def _cell(finding: Finding | None, protocol: ModelProtocol) -> Cell:
+    if finding is None:
+        return Cell("–")
+    found = _in_words(finding, protocol)
+    return Cell(found.value, found.interval or "no interval")
+
+
+def _overall_parts(findings: Sequence[Finding], protocol: ModelProtocol) -> list[_Part]:
+    parts = dict.fromkeys(describe_metric(finding.metric, protocol).part for finding in findings)
+    return [
+        _Part(
+            title,
+            tuple(
+                _in_words(finding, protocol)
+                for finding in findings
+                if describe_metric(finding.metric, protocol).part == title
+            ),
+        )
+        for title in parts
+    ]
+
+
+def _subgroup_parts(
+    findings: Sequence[Finding], points: dict[str, tuple[str, str]], protocol: ModelProtocol
+) -> list[_Part]:
+    """A table of all subgroups for each part of the metrics, and for each operating point."""
     inside = [finding for finding in findings if finding.subgroup != "overall"]
+    titles: dict[str, list[Finding]] = {}
+    for finding in inside:
+        if finding.metric in points:
+            point = points[finding.metric][1]
+            title = f"At the {POINT_NAMES.get(point, point)}"
+        else:
+            title = describe_metric(finding.metric, protocol).part
+        titles.setdefault(title, []).append(finding)
+    return [_subgroup_part(title, group, points, protocol) for title, group in titles.items()]
+
+
+def _subgroup_part(
+    title: str, inside: Sequence[Finding], points: dict[str, tuple[str, str]], protocol: ModelProtocol
+) -> _Part:
     metrics = list(dict.fromkeys(finding.metric for finding in inside))
     by_place = {(finding.subgroup, finding.metric): finding for finding in inside}
-    rows: list[tuple[str, str, list[_Measured | None]]] = []
+    rows: list[tuple[str, str, tuple[_Measured | None, ...]]] = []
     for subgroup in dict.fromkeys(finding.subgroup for finding in inside):
         cells = [by_place.get((subgroup, metric)) for metric in metrics]
         n = max(cell.n for cell in cells if cell is not None)
-        rows.append(
-            (subgroup.replace("=", ": "), f"{n:,}", [_in_words(cell) if cell is not None else None for cell in cells])
-        )
-    return [_metric_name(metric) for metric in metrics], rows
+        measured = tuple(_in_words(cell, protocol) if cell is not None else None for cell in cells)
+        rows.append((in_words(subgroup), f"{n:,}", measured))
+    names = tuple(describe_metric(points.get(metric, (metric, ""))[0], protocol).name for metric in metrics)
+    return _Part(title, metrics=names, subgroups=tuple(rows))
 
 
-def _in_words(finding: Finding) -> _Measured:
-    interval = ""
-    if finding.low is not None and finding.high is not None:
-        interval = f"{_format(finding.metric, finding.low)} to {_format(finding.metric, finding.high)}"
+def _in_words(finding: Finding, protocol: ModelProtocol) -> _Measured:
+    words = describe_metric(finding.metric, protocol)
     return _Measured(
-        name=_metric_name(finding.metric),
-        meaning=METRIC_MEANINGS.get(finding.metric, ""),
-        value="undefined" if finding.value is None else _format(finding.metric, finding.value),
-        interval=interval,
+        name=words.name,
+        meaning=words.meaning,
+        value=words.write(finding.value),
+        interval=words.write_interval(finding),
         n=f"{finding.n:,}",
     )
 
 
-def _format(metric: str, value: float) -> str:
-    if "_minus_" in metric:
-        return f"{value:+.4f}".replace("-", "−")
-    if metric in ("sensitivity", "ppv", "prevalence"):
-        return f"{100 * value:.1f} %"
-    digits = 1 if metric == "alerts_per_100" else 3
-    return f"{value:.{digits}f}".replace("-", "−")
-
-
-def _metric_name(metric: str) -> str:
-    name, minus, reference = metric.partition("_minus_")
-    known = METRIC_NAMES.get(name, name.replace("_", " "))
-    return f"{known} less that of the {reference.replace('_', ' ')}" if minus else known
-
-
-def _plural_unit(protocol: ModelProtocol) -> str:
-    return f"{protocol.unit.removesuffix('_id').replace('_', ' ')}s"
+def _percent(risk: float) -> str:
+    return f"{100 * risk:.1f} %"

@@ -22,8 +22,8 @@ from clinical_assets.resources.lake_engine import attempt, quoted_name, quoted_t
 GOVERNANCE = "governance"
 _PUBLICATION = "publication"
 _VIEWS_OVER_ALL_MODELS = {
-    "monitoring": ("drift_report", "performance_report", "repair_plan", "predictions"),
-    GOVERNANCE: ("evaluation", "validation_report", "sign_off", "release", "incident"),
+    "monitoring": ("data_quality", "drift_report", "performance_report", "repair_plan", "predictions"),
+    GOVERNANCE: ("evaluation", "silent_run", "validation_report", "sign_off", "release", "incident"),
 }
 
 

@@ -3,10 +3,12 @@
 Belongs here: descriptions. Does not belong here: the columns of a cohort, whose contract describes them.
 """
 
+import re
+
 COLUMN_DESCRIPTIONS = {
     "batch_missing_rate": "Share of the month's rows in which the column is missing",
     "chance": "The value that chance alone explains at the protocol's false-alarm rate",
-    "column": "The column that was compared or profiled",
+    "column": "The column that was compared, profiled or looked at",
     "critical": "The value above which the column counts as drifted: the larger of chance and relevant",
     "distinct_estimate": "Distinct values, estimated (HyperLogLog)",
     "evidence": "Minus the decimal logarithm of the p-value",
@@ -35,7 +37,7 @@ COLUMN_DESCRIPTIONS = {
     "data_origin": "Where the rows come from: real:PUBLISHER, real:PUBLISHER:modified, or simulated",
     "decision": "approve or reject",
     "demo": "Whether the signer is a demonstration signer",
-    "fault": "Why a signature does not count; empty where it counts",
+    "fault": "Of a signature, why it does not count, if it does not; of data: missing, implausible, quarantined",
     "high": "Upper end of the 95 % interval",
     "judgement": "pass, fail, cannot_tell or not_applicable; only pass is a pass",
     "latency_ms_per_1000": "Milliseconds to score 1,000 rows, measured over the whole month",
@@ -66,13 +68,23 @@ COLUMN_DESCRIPTIONS = {
     "value": "The measured value; empty where it is undefined",
     "verdict": "stable, data_fault, population_shift, concept_shift or cannot_tell",
     "version": "The registered version",
-    # What the features of readmission add to the columns of its cohort.
-    "age_years_mid_band": "Middle of the age band, years",
-    "diabetes_drugs": "Distinct diabetes drugs given in this stay, count",
-    "doses_raised": "Diabetes drugs whose dose was raised in this stay, count",
-    "doses_lowered": "Diabetes drugs whose dose was lowered in this stay, count",
-    "diagnosis_1_category_by_discharge_disposition": "Category of the principal diagnosis | where discharged to",
-    "medical_specialty_by_discharge_disposition": "Specialty of the admitting physician | where discharged to",
-    "age_band_by_discharge_disposition": "Age band | where discharged to",
-    "admission_source_detail_by_discharge_disposition": "Admission source | where discharged to",
+    "affected": "How many values or records have the fault",
+    "rows": "How many were looked at",
+    "place": "The record in quarantine, as a keyed pseudonym of its file or line",
+    "features_snapshot": "The lake snapshot from which the rows' features are read",
+    "predicted_grade": "Grade that follows from the probabilities by the version's cut-points",
+    "alerted_at_utility": "Whether the risk reaches the threshold at which the utility is highest",
+    "utility_threshold": "Risk at which the utility is highest, chosen on the calibration split",
 }
+
+NUMBERED_DESCRIPTIONS = {
+    "probability": "Predicted probability of this grade",
+    "representation": "One of a few numbers that sum up what the model has made of the row, watched for drift",
+}
+"""What columns mean of which there are several, `<name>_<number>`."""
+
+
+def describe_column(name: str) -> str | None:
+    """What a column of the platform's own means; None for any other."""
+    numbered = re.fullmatch(r"(\w+)_\d+", name)
+    return COLUMN_DESCRIPTIONS.get(name) or (NUMBERED_DESCRIPTIONS.get(numbered[1]) if numbered else None)

@@ -8,6 +8,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from clinical_assets.archives.archive import Archive, ArchiveError
 from clinical_assets.protocol import ModelProtocol, load_object
@@ -129,28 +130,30 @@ class Home:
         if not settings.exists() or settings.read_text() != DAGSTER_YAML:
             write_atomically(settings, DAGSTER_YAML)
 
-    def choose_archive(self, model: str, path: Path) -> None:
-        """Feed a model of this home from the archive at `path`, from now on; refuses to change a choice once made."""
+    def choose_archive(self, model: str, path: Path, share_of_patients: float = 1.0) -> None:
+        """Feed a model of this home from a share of the archive at `path`, from now on; a choice made is kept."""
         choices = self._choices()
-        if choices.get(model, str(path)) != str(path):
+        asked = {"path": str(path), "share_of_patients": share_of_patients}
+        if (chosen := choices.get(model, asked)) != asked:
             raise ArchiveError(
-                f"{self.root} already holds {model} data from {choices[model]}, now asked for {path}; "
-                "choose another CLINICAL_HOME, or start over with `make clean-demo`"
+                f"{self.root} already holds {model} data from {chosen['path']} ({chosen['share_of_patients']:.0%} of "
+                f"its patients), now asked for {path} ({share_of_patients:.0%}); choose another CLINICAL_HOME, or "
+                "start over with `make clean-demo`"
             )
         if model not in choices:
             self.root.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.source, json.dumps(choices | {model: str(path)}, indent=2, sort_keys=True) + "\n")
+            write_atomically(self.source, json.dumps(choices | {model: asked}, indent=2, sort_keys=True) + "\n")
 
     def chosen_archive(self, model: str) -> Path | None:
         """The archive that was chosen for a model of this home, if any."""
         chosen = self._choices().get(model)
-        return Path(chosen) if chosen else None
+        return Path(chosen["path"]) if chosen else None
 
     def archive_path(self, protocol: ModelProtocol) -> Path:
         """The archive this home feeds a model from: the one chosen, else the one found in `raw`."""
         if chosen := self.chosen_archive(protocol.model):
             return chosen
-        published = load_object(protocol.archive)
+        published = load_object(str(protocol.archive))
         if found := published.find(self.raw):
             return found
         raise ArchiveError(
@@ -159,10 +162,17 @@ class Home:
         )
 
     def open_archive(self, protocol: ModelProtocol) -> Archive:
-        """The archive this home feeds a model from, opened and checked."""
-        return load_object(protocol.archive).open(self.archive_path(protocol))
+        """The archive this home feeds a model from, opened and checked.
 
-    def _choices(self) -> dict[str, str]:
+        Where the protocol names none, because its cohort function fetches the rows itself, one that only says whose.
+        """
+        if protocol.archive is None:
+            return Archive(self.raw, str(protocol.data_origin), sha256="no archive")
+        chosen = self._choices().get(protocol.model, {})
+        archive = load_object(protocol.archive).open(self.archive_path(protocol))
+        return archive.sampled(chosen.get("share_of_patients", 1.0))
+
+    def _choices(self) -> dict[str, dict[str, Any]]:
         return json.loads(self.source.read_text()) if self.source.exists() else {}
 
 

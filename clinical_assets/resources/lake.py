@@ -176,9 +176,9 @@ class Lake:
                 raise
             raise LakeError(f"{table}: there is no snapshot {snapshot}; see snapshots()") from error
 
-    def months(self, table: str) -> list[date]:
+    def months(self, table: str, snapshot: int | None = None) -> list[date]:
         """The months a table has rows for, in order; raises LakeError where there is no such table."""
-        return sorted(self.read(table, columns=["month"])["month"].unique())
+        return sorted(self.read(table, columns=["month"], snapshot=snapshot)["month"].unique())
 
     def tables(self) -> list[str]:
         """The tables of the lake as `model.asset`, in alphabetical order."""

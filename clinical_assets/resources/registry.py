@@ -4,8 +4,9 @@ Belongs here: everything that speaks to MLflow, but for the run that `trained_mo
 Does not belong here: whether a version may be released.
 """
 
+import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import date
@@ -18,7 +19,7 @@ import polars as pl
 
 from clinical_assets.learning.estimator import LearningError, RiskEstimator
 from clinical_assets.learning.storage import hash_files, load_estimator, save_estimator
-from clinical_assets.protocol import ModelProtocol, ModelVersion
+from clinical_assets.protocol import ALERT, ModelProtocol, ModelVersion
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "clinical-assets"
 MODEL_CODE = Path(__file__).parent.parent / "learning" / "mlflow_model.py"
+FURTHER_THRESHOLDS = "further_thresholds"
 CHALLENGER, CHAMPION, FIRST_RELEASE = "challenger", "champion", "first_release"
 
 
@@ -50,7 +52,7 @@ class Registry:
         self,
         estimator: RiskEstimator,
         protocol: ModelProtocol,
-        threshold: float,
+        thresholds: Mapping[str, float],
         training_set: pl.DataFrame,
         lake_snapshot: int,
     ) -> ModelVersion:
@@ -70,10 +72,10 @@ class Registry:
                 python_model=str(MODEL_CODE),
                 artifacts={"estimator": str(Path(folder) / "estimator")},
                 model_config={"estimator": protocol.estimator, "artefact_sha256": artefact_sha256},
-                input_example=_zeros(estimator, training_set),
+                input_example=_zeros(estimator, training_set),  # pyright: ignore[reportArgumentType]
                 pip_requirements=[
                     f"{package}=={installed_version(package)}"
-                    for package in ("clinical-assets", "polars", "scikit-learn")
+                    for package in ("clinical-assets", "polars", *estimator.packages)
                 ],
             )
         client = self._client()
@@ -86,13 +88,15 @@ class Registry:
             run_id=run.info.run_id,
             artefact_sha256=artefact_sha256,
             protocol_sha256=protocol.sha256,
-            threshold=threshold,
+            threshold=thresholds[ALERT],
             trained_through=training_set["month"].max(),  # pyright: ignore[reportArgumentType]
             lake_snapshot=lake_snapshot,
             data_origin=", ".join(sorted(training_set["data_origin"].unique())),
+            further_thresholds=tuple((name, value) for name, value in thresholds.items() if name != ALERT),
         )
         for name, value in asdict(version).items():
-            client.set_model_version_tag(model, registered.version, name, str(value))
+            written = json.dumps(dict(value)) if name == FURTHER_THRESHOLDS else str(value)
+            client.set_model_version_tag(model, registered.version, name, written)
         client.set_registered_model_alias(model, CHALLENGER, registered.version)
         return version
 
@@ -192,8 +196,11 @@ def _load(folder: Path, found_sha256: str, expected_sha256: str, estimator: str)
     return load_estimator(folder, expected_sha256, estimator)
 
 
-def _zeros(estimator: RiskEstimator, training_set: pl.DataFrame) -> "pd.DataFrame":
+def _zeros(estimator: RiskEstimator, training_set: pl.DataFrame) -> "pd.DataFrame | None":
+    """The input example that MLflow writes in clear: zeros; none for images, since an image of no bytes is none."""
     row = training_set.select(estimator.feature_names).clear(1)
+    if pl.Binary in row.schema.values():
+        return None
     return row.select(
         pl.lit("").alias(name) if dtype == pl.String else pl.lit(0).cast(dtype).alias(name)
         for name, dtype in row.schema.items()
@@ -211,4 +218,5 @@ def _from_tags(model: str, version: int, tags: dict[str, str]) -> ModelVersion:
         trained_through=date.fromisoformat(tags["trained_through"]),
         lake_snapshot=int(tags["lake_snapshot"]),
         data_origin=tags["data_origin"],
+        further_thresholds=tuple(json.loads(tags[FURTHER_THRESHOLDS]).items()),
     )

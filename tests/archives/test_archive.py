@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from datetime import date
 
 import dataframely as dy
@@ -24,7 +25,15 @@ def promising_cohort() -> dy.DataFrame[Described]:
     return Described.validate(pl.DataFrame({"dose_mg": [1.0]}))
 
 
-def careless_cohort() -> pl.DataFrame:
+def free_cohort() -> pl.DataFrame:
+    return pl.DataFrame()
+
+
+def careless_cohort() -> list[pl.DataFrame]:
+    return []
+
+
+def silent_cohort():  # noqa: ANN201
     return pl.DataFrame()
 
 
@@ -50,9 +59,16 @@ def test_the_contract_is_found_in_what_a_cohort_function_returns() -> None:
     assert contract_of(promising_cohort) is Described
 
 
-def test_a_cohort_without_a_contract_is_refused_by_name() -> None:
-    with pytest.raises(ArchiveError, match="careless_cohort"):
-        contract_of(careless_cohort)
+def test_a_cohort_that_says_so_keeps_no_contract_and_describes_no_column() -> None:
+    assert contract_of(promising_cohort) is Described
+    assert contract_of(free_cohort) is None
+    assert describe_columns(None) == {}
+
+
+@pytest.mark.parametrize("cohort", [careless_cohort, silent_cohort])
+def test_a_cohort_that_promises_no_rows_at_all_is_refused_by_name(cohort: Callable[[], object]) -> None:
+    with pytest.raises(ArchiveError, match=rf"{cohort.__name__}: annotate the return as dy.DataFrame"):
+        contract_of(cohort)
 
 
 def test_descriptions_come_in_the_order_of_the_contract() -> None:

@@ -270,6 +270,16 @@ def test_only_files_that_the_publisher_s_checksums_list_are_the_published_archiv
     assert PHYSIONET2019.open(root).data_origin == "real:PhysioNet:modified"
 
 
+def test_one_hospital_extracted_from_a_simulated_archive_is_simulated_too(
+    four_patients: Files, unpack: Callable[[Files], Path]
+) -> None:
+    """The zip of a hospital has the marker beside its folder."""
+    root = unpack(four_patients | {SIMULATED_MARKER: "made up"})
+    assert PHYSIONET2019.open(root / "training_setB").data_origin == "simulated"
+    (root / SIMULATED_MARKER).unlink()
+    assert PHYSIONET2019.open(root / "training_setB").data_origin == "real:PhysioNet:modified"
+
+
 def test_a_simulated_file_makes_the_archive_simulated(four_patients: Files, tmp_path: Path) -> None:
     path = pack(tmp_path / "all.zip", four_patients | {SIMULATED_MARKER: "made up"})
     assert PHYSIONET2019.open(path).data_origin == "simulated"

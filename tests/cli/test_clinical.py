@@ -96,7 +96,7 @@ def test_wrong_usage_is_exit_code_2(arguments: tuple[str, ...]) -> None:
 )
 def test_an_unknown_model_is_refused_with_those_that_are_known(arguments: tuple[str, ...]) -> None:
     told = one_line(clinical(*arguments))
-    assert told.startswith(f"clinical: there is no model 'gout'; the models are: {MODEL}")
+    assert told == f"clinical: there is no model 'gout'; the models are: {MODEL}, retinopathy, sepsis"
 
 
 def test_init_makes_a_home_whose_secrets_only_its_owner_can_enter(
@@ -118,7 +118,7 @@ def test_status_of_an_empty_home_is_that_nothing_is_live(empty_home: Path) -> No
     assert (told["home"], told["incidents"]) == (str(empty_home), 0)
     (state,) = [model for model in told["models"] if model["model"] == MODEL]
     assert {value for name, value in state.items() if name != "model"} == {None}
-    assert set(state) >= {"champion", "newest_candidate", "months", "last_verdict", "last_ripe_auroc", "data_origin"}
+    assert set(state) >= {"champion", "newest_candidate", "months", "last_verdict", "last_ripe", "data_origin"}
     table = clinical("status")
     assert table.exit_code == 0
     assert "incidents: 0" in table.stdout
@@ -184,12 +184,13 @@ def test_a_demonstration_on_real_data_that_cannot_be_had_is_refused(
 def test_a_home_of_another_source_takes_no_simulated_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = tmp_path / "home"
     home.mkdir()
-    (home / "archives.json").write_text(json.dumps({MODEL: "/elsewhere/dataset_diabetes.zip"}))
+    chosen = {MODEL: {"path": "/elsewhere/dataset_diabetes.zip", "share_of_patients": 1.0}}
+    (home / "archives.json").write_text(json.dumps(chosen))
     monkeypatch.setenv("CLINICAL_HOME", str(home))
     told = one_line(clinical("demo", "--data", "simulated"))
     assert told.startswith(f"clinical: {home} already holds {MODEL} data from /elsewhere/dataset_diabetes.zip")
     assert "choose another CLINICAL_HOME" in told
-    assert json.loads((home / "archives.json").read_text()) == {MODEL: "/elsewhere/dataset_diabetes.zip"}
+    assert json.loads((home / "archives.json").read_text()) == chosen
 
 
 def test_a_key_needs_the_same_passphrase_twice(empty_home: Path, tmp_path: Path) -> None:

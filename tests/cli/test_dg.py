@@ -7,12 +7,22 @@ import pytest
 
 from clinical_assets.resources.home import PROJECT
 
+MODELS = ("readmission", "retinopathy", "sepsis")
+
 
 @pytest.mark.parametrize(
     ("verb", "expected"),
     [
         ("check", ["All definitions loaded successfully."]),
-        ("list", ["readmission/validation_report", "readmission_retraining_when_drifted", "every_limit_is_met"]),
+        (
+            "list",
+            [
+                *(f"{model}/validation_report" for model in MODELS),
+                *(f"{model}_retraining_when_drifted" for model in MODELS),
+                "every_limit_is_met",
+                "sepsis_silent_run_when_month_arrived",
+            ],
+        ),
     ],
 )
 def test_dg_loads_every_definition(verb: str, expected: list[str], tmp_path: Path) -> None:

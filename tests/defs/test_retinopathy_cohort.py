@@ -16,6 +16,7 @@ from clinical_assets.archives.archive import (
     describe_columns,
     hash_bytes,
 )
+from clinical_assets.archives.data_quality import FAULTS_SCHEMA
 from clinical_assets.archives.fundus_folder import FUNDUS_FOLDER, encode_png
 from clinical_assets.archives.handheld_camera import HANDHELD, photograph
 from clinical_assets.archives.retinamnist import RETINAMNIST, read_images
@@ -24,6 +25,7 @@ from clinical_assets.defs.retinopathy.cohort import (
     FundusImage,
     QuarantinedImage,
     fundus_images,
+    image_faults,
     published_images,
     quarantined_images,
 )
@@ -142,6 +144,21 @@ def test_images_that_cannot_be_used_are_set_apart_with_the_reason_and_none_vanis
         ("line 5", "the same image as on an earlier line"),
     ]
     assert faulty["captured_at"].is_sorted()
+
+
+def test_the_faults_of_a_window_are_its_images_in_quarantine_by_place_and_camera(clinic: Clinic) -> None:
+    """Of three images, the calendar puts the second into the ninth month."""
+    archive = clinic([some_png(0), b"no image", some_png(2)])
+    faults = image_faults(archive, MonthWindow.of_month(date(2024, 9, 1)))
+    assert dict(faults.schema) == FAULTS_SCHEMA
+    assert faults.rows(named=True) == [
+        {
+            **{"column": "image_png", "subgroup": "camera=Topcon", "fault": "quarantined", "place": "line 3"},
+            **{"reason": "no readable JPEG, PNG or DICOM file", "affected": 1, "rows": 1},
+        }
+    ]
+    assert image_faults(archive, REPLAY)["rows"].to_list() == [3]
+    assert image_faults(archive, JULY).is_empty()
 
 
 def test_an_image_without_a_file_is_in_quarantine_too(clinic: Clinic) -> None:

@@ -5,11 +5,13 @@ import polars as pl
 import pytest
 
 from clinical_assets.archives.archive import Archive, ArchiveError, MonthWindow, contract_of, describe_columns
+from clinical_assets.archives.data_quality import FAULTS_SCHEMA
 from clinical_assets.archives.physionet2019 import COLUMNS, LABORATORY, PHYSIONET2019, VITAL_SIGNS, admission_times
 from clinical_assets.defs.sepsis.cohort import (
     MEASUREMENTS,
     IcuHour,
     count_plausible,
+    icu_faults,
     icu_hours,
     quarantined_files,
 )
@@ -181,3 +183,34 @@ def test_the_real_archive_has_the_faults_that_its_readers_report(raw_archives: P
     assert counts["B", "temperature_c"][1] > 0
     assert counts["B", "calcium_mg_dl"][1] > 0.15 * counts["B", "calcium_mg_dl"][0]
     assert counts["A", "calcium_mg_dl"][1] < 10
+
+
+def month_of(patient: str) -> MonthWindow:
+    (admitted,) = admission_times(pl.Series([patient]), pl.Series(["B"]))
+    return MonthWindow.of_month(admitted.date())
+
+
+def test_the_faults_of_a_window_are_counted_by_hospital(tmp_path: Path) -> None:
+    archive = publish(tmp_path, FiO2=[-50, 4000, 0.4, None], HR=[80, 81, 82, 83])
+    faults = icu_faults(archive, month_of("p100001"))
+    assert dict(faults.schema) == FAULTS_SCHEMA
+    assert faults["subgroup"].unique().to_list() == ["site=B"]
+    counts = {row[0]: row[1:] for row in faults.select("column", "fault", "affected", "rows").iter_rows()}
+    assert counts["fio2_fraction"] == ("implausible", 2, 3)
+    assert counts["heart_rate_bpm"] == ("implausible", 0, 4)
+    assert counts["arterial_ph"] == ("missing", 4, 4)
+    assert set(counts) == set(MEASUREMENTS.values())
+    assert icu_faults(archive, MonthWindow.of_month(date(2024, 1, 1))).is_empty()
+
+
+@pytest.mark.parametrize("source", ["the folder of a hospital", "the folder of all hospitals"])
+def test_a_broken_file_is_a_fault_of_the_month_in_which_its_patient_would_have_come(
+    tmp_path: Path, source: str
+) -> None:
+    archive = publish(tmp_path)
+    (archive.path / "p100002.psv").write_text("no header\n")
+    archive = PHYSIONET2019.open(archive.path if "a hospital" in source else tmp_path)
+    (broken,) = icu_faults(archive, month_of("p100002")).filter(fault="quarantined").to_dicts()
+    assert (broken["place"], broken["subgroup"], broken["column"]) == ("p100002", "site=B", None)
+    assert (broken["affected"], broken["rows"]) == (1, 1)
+    assert icu_faults(archive, REPLAY).filter(fault="quarantined").height == 1

@@ -28,10 +28,11 @@ from typer.testing import CliRunner, Result
 
 from clinical_assets.archives.simulated_diabetes import SIMULATED_DRIFT
 from clinical_assets.cli import app
-from clinical_assets.demo import Replay, daemon
+from clinical_assets.demo import daemon
 from clinical_assets.governance.pseudonyms import KEY_BYTES
 from clinical_assets.lifecycle.automation import IN_FLIGHT, RETRAINING, TRIGGER
 from clinical_assets.protocol import ModelProtocol, month_after, read_protocol
+from clinical_assets.replay import Replay
 from clinical_assets.resources.home import PROJECT, Home
 from clinical_assets.resources.lake import Lake
 from clinical_assets.resources.registry import CHALLENGER, CHAMPION, Registry
@@ -182,7 +183,7 @@ def drive(home: Home, instance: dg.DagsterInstance, root: Path) -> ReplayedHome:
 
 def interrupted_demo(home: Home, instance: dg.DagsterInstance, months: int) -> Interruption:
     """Start the demonstration, and stop it as Ctrl-C does: in the middle of a run, once so many months are there."""
-    command = [sys.executable, "-m", "clinical_assets.cli", "demo", "--data", "simulated"]
+    command = [sys.executable, "-m", "clinical_assets.cli", "demo", "--data", "simulated", "--model", MODEL]
     intake = dg.RunsFilter(job_name=f"{MODEL}_intake", statuses=[dg.DagsterRunStatus.STARTED])
 
     def taken_in() -> set[str]:

@@ -175,9 +175,11 @@ def test_the_analysts_file_holds_the_documented_tables(replayed: ReplayedHome) -
         "SELECT schema_name || '.' || table_name AS name FROM duckdb_tables()"
         " UNION ALL SELECT schema_name || '.' || view_name FROM duckdb_views() WHERE NOT internal"
     )
-    own = ("dataset", "features", "predictions", "evaluation", "validation_report", "drift_report")
+    own = ("dataset", "data_quality", "features", "predictions", "evaluation", "silent_run", "validation_report")
     assert set(tables["name"]) >= {
-        *(f"{MODEL}.{name}" for name in (*own, "performance_report", "training_set", "profile", "sign_off", "release")),
+        *(f"{MODEL}.{name}" for name in own),
+        *(f"{MODEL}.{name}" for name in ("drift_report", "performance_report", "training_set", "profile")),
+        *(f"{MODEL}.{name}" for name in ("sign_off", "release")),
         *(f"monitoring.{name}" for name in ("drift_report", "performance_report", "predictions")),
         *(f"governance.{name}" for name in ("evaluation", "validation_report", "sign_off", "release", "incident")),
     }
@@ -234,4 +236,4 @@ def test_a_demonstration_that_is_started_again_goes_on_where_it_was(replayed: Re
         ).records
         assert len(taken_in) == 1
     chosen = json.loads(replayed.home.source.read_text())
-    assert chosen == {MODEL: str(replayed.archive)}
+    assert chosen == {MODEL: {"path": str(replayed.archive), "share_of_patients": 1.0}}

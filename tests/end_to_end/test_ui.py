@@ -16,8 +16,17 @@ from replayed_home import MODEL, ReplayedHome, wait_until
 from clinical_assets.resources.home import PROJECT
 
 CHAIN = {
-    *("protocol", "dataset", "features", "training_set", "trained_model", "evaluation", "validation_report"),
-    *("sign_off", "release", "predictions", "profile", "drift_report", "performance_report"),
+    *("protocol", "dataset", "data_quality", "features", "training_set", "trained_model", "evaluation"),
+    *(
+        "silent_run",
+        "validation_report",
+        "sign_off",
+        "release",
+        "predictions",
+        "profile",
+        "drift_report",
+        "performance_report",
+    ),
 }
 QUIET = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),

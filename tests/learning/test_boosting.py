@@ -71,6 +71,14 @@ def test_columns_may_come_in_any_order_with_others_between_and_wholly_missing(fi
     assert np.isfinite(fitted.predict(frame.with_columns(visits=None, diagnosis=None))).all()
 
 
+def test_a_number_that_was_never_measured_is_no_part_of_the_model(training_set: pl.DataFrame) -> None:
+    measured_later = pl.when(pl.col("split") == "calibrate").then(1.0)
+    unmeasured = training_set.with_columns(lactate=measured_later, temperature=pl.lit(None, pl.Float64))
+    model = BoostedRisk.fit(unmeasured, make_protocol())
+    assert model.feature_names == BoostedRisk.fit(training_set, make_protocol()).feature_names
+    assert np.array_equal(model.predict(unmeasured), model.predict(training_set))
+
+
 def test_no_rows_have_no_risks(fitted: BoostedRisk) -> None:
     assert fitted.predict(make_features(rows=50).clear()).shape == (0,)
 

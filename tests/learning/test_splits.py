@@ -12,8 +12,9 @@ from clinical_assets.learning.splits import (
     check_one_patient_one_split,
     patient_buckets,
     ripe_months,
+    take_patients,
 )
-from clinical_assets.protocol import ModelProtocol
+from clinical_assets.protocol import ModelProtocol, Outcome
 
 LONG_AFTER = date(2030, 1, 1)
 FEBRUARY_2025 = date(2025, 2, 1)
@@ -76,6 +77,35 @@ def test_the_order_of_the_rows_given_does_not_matter(protocol: ModelProtocol) ->
     chosen = assign_splits(features, protocol, LONG_AFTER)
     assert chosen.equals(assign_splits(shuffled, protocol, LONG_AFTER))
     assert chosen["discharged_at"].is_sorted()
+
+
+def test_a_graded_outcome_needs_events_and_others_in_every_split_from_the_protocol_s_grade_on() -> None:
+    graded = Outcome(column="readmitted_30d", kind="graded", event_from=2, ripe_after_days=30)
+    protocol = make_protocol(outcome=graded)
+    grades = make_features().with_columns(readmitted_30d=(pl.int_range(pl.len()) % 5).cast(pl.Int8))
+    assert set(assign_splits(grades, protocol, LONG_AFTER)["readmitted_30d"]) == {0, 1, 2, 3, 4}
+    mild = grades.with_columns(pl.col("readmitted_30d").clip(upper_bound=1))
+    with pytest.raises(LearningError, match=r"0 of [\d,]+ rows have readmitted_30d of 2 or more"):
+        assign_splits(mild, protocol, LONG_AFTER)
+
+
+def test_a_share_of_the_patients_is_the_same_at_every_call_and_in_every_month() -> None:
+    features = make_features()
+    taken = take_patients(features, "patient_id", 0.25)
+    assert taken.equals(take_patients(features, "patient_id", 0.25))
+    kept = set(taken["patient_id"])
+    assert 0.2 < len(kept) / features["patient_id"].n_unique() < 0.3
+    for (month,), rows in features.group_by("month"):
+        of_month = take_patients(rows, "patient_id", 0.25)
+        assert set(of_month["patient_id"]) == kept & set(rows["patient_id"]), month
+    assert taken.equals(features.filter(pl.col("patient_id").is_in(kept)))
+
+
+def test_a_smaller_share_lies_within_a_larger_one_and_the_whole_is_untouched() -> None:
+    features = make_features()
+    shares = [set(take_patients(features, "patient_id", share)["patient_id"]) for share in (0.1, 0.25, 0.5)]
+    assert shares[0] < shares[1] < shares[2]
+    assert take_patients(features, "patient_id", 1.0) is features
 
 
 def test_about_65_15_and_20_of_a_hundred_patients_train_calibrate_and_test() -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 import pytest
+from small_fundus import NewCamera, bring_a_new_camera
+from small_icu import SilentMonth, run_a_silent_month
 from small_platform import (
     MODEL,
     MONTHS,
@@ -21,7 +23,9 @@ from small_platform import (
 )
 
 from clinical_assets.archives.diabetes130 import DIABETES130
-from clinical_assets.resources.registry import CHALLENGER, CHAMPION
+from clinical_assets.governance.pseudonyms import KEY_BYTES
+from clinical_assets.resources.home import Home
+from clinical_assets.resources.registry import CHALLENGER, CHAMPION, Registry
 
 FOREIGN_WARNINGS = (
     "ignore:InitResourceContext.dagster_run is deprecated:DeprecationWarning",
@@ -56,12 +60,25 @@ def build_archive(tmp_path: Path, published: tuple[pl.DataFrame, bytes]) -> Buil
 
 
 @pytest.fixture(scope="session")
-def developed(tmp_path_factory: pytest.TempPathFactory, published: tuple[pl.DataFrame, bytes]) -> Developed:
+def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """The home of all models of these tests, since preparing a registry takes seconds; the pseudonyms are known.
+
+    Their key decides which patient is in which split, and in small cohorts each split must have both outcomes.
+    """
+    folder = tmp_path_factory.mktemp("shared")
+    home = Home(folder / "home", folder / "raw")
+    home.prepare()
+    home.pseudonym_key.write_bytes(bytes(range(KEY_BYTES)))
+    home.pseudonym_key.chmod(0o600)
+    Registry(home.registry_uri, home.registry_artefacts).prepare()
+    return home
+
+
+@pytest.fixture(scope="session")
+def developed(shared_home: Home, published: tuple[pl.DataFrame, bytes]) -> Developed:
     """Four months arrive, version 1 is trained, signed and released, a fifth month arrives, version 2 is trained."""
-    folder = tmp_path_factory.mktemp("developed")
-    archive = write_archive(folder / "raw" / "dataset_diabetes", *published)
-    platform = SmallPlatform.on(folder / "home", archive, small_protocol())
-    platform.registry.prepare()
+    archive = write_archive(shared_home.raw / "dataset_diabetes", *published)
+    platform = SmallPlatform.at(shared_home, archive, small_protocol())
     instance = dg.DagsterInstance.ephemeral()
     for month in MONTHS[:4]:
         platform.run("intake", month, instance)
@@ -73,6 +90,18 @@ def developed(tmp_path_factory: pytest.TempPathFactory, published: tuple[pl.Data
     platform.run("month", MONTHS[4], instance)
     platform.run("retraining", instance=instance)
     return Developed(platform, instance, champion, platform.registry.challenger(MODEL))
+
+
+@pytest.fixture(scope="session")
+def silent_month(shared_home: Home) -> SilentMonth:
+    """A model of another kind on the same lifecycle: hours of intensive care, two hospitals, a silent month."""
+    return run_a_silent_month(shared_home)
+
+
+@pytest.fixture(scope="session")
+def new_camera(shared_home: Home) -> NewCamera:
+    """And images: three months of one camera, and a fourth of another."""
+    return bring_a_new_camera(shared_home)
 
 
 @pytest.fixture

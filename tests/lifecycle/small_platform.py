@@ -98,9 +98,15 @@ class SmallPlatform:
 
     @classmethod
     def on(cls, root: Path, archive: Path, protocol: ModelProtocol) -> "SmallPlatform":
+        """A platform on a home of its own."""
         home = Home(root, archive.parent)
         home.prepare()
-        home.choose_archive(MODEL, archive)
+        return cls.at(home, archive, protocol)
+
+    @classmethod
+    def at(cls, home: Home, archive: Path, protocol: ModelProtocol, share_of_patients: float = 1.0) -> "SmallPlatform":
+        """A platform on a home that may have other models."""
+        home.choose_archive(protocol.model, archive, share_of_patients)
         return cls(home, protocol)
 
     @property
@@ -110,10 +116,6 @@ class SmallPlatform:
     @property
     def registry(self) -> Registry:
         return Registry(self.home.registry_uri, self.home.registry_artefacts)
-
-    @property
-    def home_resource(self) -> HomeResource:
-        return HomeResource(root=str(self.home.root), raw=str(self.home.raw))
 
     @property
     def resources(self) -> dict[str, Any]:
@@ -140,7 +142,7 @@ class SmallPlatform:
         """Let an alias point nowhere."""
         from mlflow import MlflowClient
 
-        MlflowClient(self.home.registry_uri).delete_registered_model_alias(MODEL, alias)
+        MlflowClient(self.home.registry_uri).delete_registered_model_alias(self.protocol.model, alias)
 
     def run(
         self,
@@ -151,7 +153,7 @@ class SmallPlatform:
         raise_on_error: bool = True,
     ) -> dg.ExecuteInProcessResult:
         """One of the model's jobs, in process."""
-        return self.definitions.resolve_job_def(f"{MODEL}_{job}").execute_in_process(
+        return self.definitions.resolve_job_def(f"{self.protocol.model}_{job}").execute_in_process(
             instance=instance,
             partition_key=f"{month:%Y-%m}" if month else None,
             run_config=QUIET,
@@ -173,7 +175,7 @@ class SmallPlatform:
         key = self.home.keys / f"{name}.pem"
         if not key.exists():
             add_signer(self.home.signers, Signer(name, ROLES, create_key(key, None), demo=False))
-        report = self.lake.read(f"{MODEL}.validation_report", where={"version": version.version})
+        report = self.lake.read(f"{version.model}.validation_report", where={"version": version.version})
         stated = {
             "model": version.model,
             "version": version.version,

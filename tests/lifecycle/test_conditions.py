@@ -9,7 +9,9 @@ from small_platform import MODEL, definitions_at, small_protocol
 from clinical_assets.resources.home import Home
 
 MAY, JUNE = "2024-05", "2024-06"
-DEVELOPMENT = ("protocol", "training_set", "trained_model", "evaluation", "validation_report", "sign_off")
+FLOWING = ("features", "data_quality", "predictions", "profile", "drift_report")
+MONTHLY = ("dataset", *FLOWING, "performance_report")
+DEVELOPMENT = ("protocol", "training_set", "trained_model", "evaluation", "silent_run", "validation_report", "sign_off")
 
 
 class Clock:
@@ -57,7 +59,7 @@ def clock(definitions: dg.Definitions) -> Clock:
 def champion(clock: Clock) -> Clock:
     """May is whole, scored by the champion, and its drift report is there."""
     clock.done(*DEVELOPMENT, "release")
-    clock.done("dataset", "features", "predictions", "profile", "drift_report", "performance_report", month=MAY)
+    clock.done(*MONTHLY, month=MAY)
     clock.done("analytics")
     clock.at(6, 2, 13)
     return clock
@@ -67,7 +69,7 @@ def test_the_monthly_tick_asks_for_the_month_that_has_ended_and_only_once(clock:
     assert clock.at(6, 1, 5, 59) == {}
     assert clock.at(6, 1, 6, 1)["dataset"] == {MAY}
     assert clock.at(6, 1, 6, 2) == {}
-    clock.done("dataset", "features", month=MAY)
+    clock.done("dataset", "data_quality", "features", month=MAY)
     for day in (1, 2, 15, 30):
         assert "dataset" not in clock.at(6, day, 7)
     assert clock.at(7, 1, 6, 1)["dataset"] == {JUNE}
@@ -81,14 +83,14 @@ def test_a_month_s_data_carry_it_as_far_as_a_champion_is_not_needed(clock: Clock
     clock.at(6, 1, 6, 1)
     clock.at(6, 1, 6, 2)
     clock.done("dataset", month=MAY)
-    assert clock.at(6, 1, 6, 3) == {"features": {MAY}}
-    clock.done("features", month=MAY)
+    assert clock.at(6, 1, 6, 3) == {"data_quality": {MAY}, "features": {MAY}}
+    clock.done("data_quality", "features", month=MAY)
     assert clock.at(6, 1, 6, 4) == {}
 
 
 def test_with_a_champion_a_month_flows_from_its_data_to_its_drift_report(champion: Clock) -> None:
     asked = champion.at(7, 1, 6, 1)
-    for asset in ("dataset", "features", "predictions", "profile", "drift_report"):
+    for asset in ("dataset", *FLOWING):
         assert asked[asset] == {JUNE}, asset
 
 
@@ -96,7 +98,7 @@ def test_what_follows_is_asked_for_step_by_step_where_data_came_by_hand(champion
     champion.at(7, 1, 5, 58)
     champion.done("dataset", month=JUNE)
     asked = champion.at(7, 1, 5, 59)
-    for asset in ("features", "predictions", "profile", "drift_report"):
+    for asset in FLOWING:
         assert asked[asset] == {JUNE}, asset
 
 
@@ -109,7 +111,7 @@ def test_old_months_are_looked_at_again_only_for_their_ripening_outcomes(champio
 def test_neither_a_retraining_nor_a_release_asks_for_a_month_again(champion: Clock) -> None:
     """Else the drift that stands would be found again, and retrained for, for ever."""
     for _ in range(3):
-        champion.done("training_set", "trained_model", "evaluation", "validation_report")
+        champion.done("training_set", "trained_model", "evaluation", "silent_run", "validation_report")
         assert champion.at(6, 3, 8) == {}
         champion.done("sign_off", "release")
         assert champion.at(6, 3, 9) == {}

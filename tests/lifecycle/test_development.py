@@ -55,6 +55,7 @@ def test_an_evaluation_under_another_protocol_is_not_reported(candidate: Develop
         validation_report(
             protocol=EDITED,
             evaluation=platform.lake.read(f"{MODEL}.evaluation"),
+            silent_run=platform.lake.read(f"{MODEL}.silent_run"),
             trained_model=candidate.candidate,
             **platform.resources,
         )
@@ -68,6 +69,7 @@ def test_a_version_that_was_never_evaluated_is_not_reported(candidate: Developed
         validation_report(
             protocol=platform.protocol,
             evaluation=others,
+            silent_run=platform.lake.read(f"{MODEL}.silent_run"),
             trained_model=candidate.candidate,
             **platform.resources,
         )
@@ -161,7 +163,13 @@ def test_a_whole_month_was_scored_profiled_compared_measured_and_published(devel
 def performance_of(developed: Developed, features: pl.DataFrame) -> pl.DataFrame:
     """The performance report of a month's rows, all scored 0.1."""
     platform = developed.platform
-    scored = features.select("encounter_id", risk=pl.lit(0.1), threshold=pl.lit(0.5), model_version=pl.lit(1, pl.Int32))
+    scored = features.select(
+        *("encounter_id", "patient_id", "month", "discharged_at", "data_origin"),
+        risk=pl.lit(0.1),
+        alerted=pl.lit(False),
+        threshold=pl.lit(0.5),
+        model_version=pl.lit(1, pl.Int32),
+    )
     result = performance_report(
         protocol=platform.protocol, features=features, predictions=scored, lake=platform.resources["lake"]
     )

@@ -8,8 +8,9 @@ import polars as pl
 import pytest
 from small_platform import MODEL, BuildArchive, SmallPlatform, small_protocol, write_archive
 
-from clinical_assets.archives.archive import ArchiveError
+from clinical_assets.archives.archive import ArchiveError, MonthWindow
 from clinical_assets.defs.readmission.cohort import Encounter
+from clinical_assets.learning.splits import take_patients
 from clinical_assets.lifecycle import data
 from clinical_assets.lifecycle.checks import breaches_of
 from clinical_assets.lifecycle.data import features
@@ -83,6 +84,32 @@ def test_no_identifier_of_the_archive_reaches_the_lake(take_in: TakeIn, one_a_mo
         assert not any(rows[column].cast(pl.String).str.contains("77331").any() for column in rows.columns), table
     for file in platform.home.lake_catalogue.parent.rglob("*"):
         assert not file.is_file() or b"77331" not in file.read_bytes(), file
+
+
+def test_of_a_share_of_the_patients_each_month_has_the_same_ones(
+    encounters: pl.DataFrame, build_archive: BuildArchive, tmp_path: Path
+) -> None:
+    """Each of 24 patients comes in two months, a year apart."""
+    patients = [str(100 + row % 24) for row in range(48)]
+    kept = take_patients(pl.DataFrame({"patient": patients[:24]}), "patient", 0.5)["patient"]
+    first = int(kept[0]) - 100
+    month = MonthWindow.of_month(date(2024, 1 + first // 2, 1)).start
+    rows = encounters.head(48).with_columns(
+        pl.Series("encounter_id", [str(1000 + row) for row in range(48)]),
+        pl.Series("patient_nbr", patients),
+        discharge_disposition_id=pl.lit("1"),
+    )
+    home = Home(tmp_path / "home", tmp_path)
+    home.prepare()
+    platform = SmallPlatform.at(home, build_archive(rows), small_protocol(), share_of_patients=0.5)
+    results = [platform.run("intake", x) for x in (month, month.replace(year=2025))]
+    dataset = platform.lake.read(DATASET)
+    of_months = [set(dataset.filter(pl.col("month").dt.year() == year)["patient_id"]) for year in (2024, 2025)]
+    of_pair = {str(100 + first // 2 * 2), str(101 + first // 2 * 2)}
+    assert of_months[0] == of_months[1]
+    assert len(of_months[0]) == len(of_pair & set(kept))
+    (event,) = results[0].asset_materializations_for_node("dataset")
+    assert event.metadata["share_of_patients"].value == 0.5
 
 
 def test_a_month_says_where_its_rows_come_from(take_in: TakeIn, one_a_month: pl.DataFrame) -> None:

@@ -1,11 +1,13 @@
 import json
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 from small_platform import MODEL, small_protocol
 
+from clinical_assets.governance.signatures import Decision, Signature, Statement, store
 from clinical_assets.lifecycle.automation import (
     MONTH,
     REPORTS_PER_TICK,
@@ -13,16 +15,20 @@ from clinical_assets.lifecycle.automation import (
     TRIGGER,
     retraining_when_drifted,
 )
+from clinical_assets.resources.platform import HomeResource
 
 SHIFT, STABLE, FAULT = "population_shift", "stable", "data_fault"
 SENSOR = retraining_when_drifted(small_protocol())
+SILENT_SENSOR = retraining_when_drifted(small_protocol(silent_months=1))
 
 
 class Hospital:
     """The records of one model, as its sensor sees them."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: Path) -> None:
         self.instance = dg.DagsterInstance.ephemeral()
+        self.home = HomeResource(root=str(root), raw=str(root))
+        self.sensor = SENSOR
         self.cursor: str | None = None
 
     def report(self, month: str, verdict: str = SHIFT, champion: int = 1) -> None:
@@ -36,6 +42,18 @@ class Hospital:
             },
         )
 
+    def candidate(self, version: int, *, silent_months_left: int, may_pass: bool = True) -> None:
+        metadata = {
+            **{"version": version, "report_sha256": "4" * 64, "silent_months_left": silent_months_left},
+            **{"may_pass": may_pass, "features_through": "2024-06-01"},
+        }
+        self._materialised("validation_report", None, metadata)
+
+    def sign(self, version: int, decision: Decision) -> None:
+        signed_at = "2026-01-01T00:00:00+00:00"
+        statement = Statement(MODEL, version, "", "", "", decision, "", "mlops", "dr-mlops", signed_at)
+        store(Signature(statement, ""), self.home.open().sign_offs)
+
     def release(self, version: int) -> None:
         self._materialised("release", None, {"version": version})
 
@@ -47,8 +65,8 @@ class Hospital:
 
     def tick(self) -> dg.SensorResult | dg.SkipReason:
         """One look of the sensor, which keeps its cursor."""
-        context = dg.build_sensor_context(instance=self.instance, cursor=self.cursor)
-        result = SENSOR(context)
+        context = dg.build_sensor_context(instance=self.instance, cursor=self.cursor, resources={"home": self.home})
+        result = self.sensor(context)
         assert isinstance(result, dg.SensorResult | dg.SkipReason)
         if isinstance(result, dg.SensorResult):
             self.cursor = result.cursor
@@ -75,8 +93,8 @@ class Hospital:
 
 
 @pytest.fixture
-def hospital() -> Hospital:
-    hospital = Hospital()
+def hospital(tmp_path: Path) -> Hospital:
+    hospital = Hospital(tmp_path)
     hospital.release(1)
     return hospital
 
@@ -182,6 +200,45 @@ def test_a_notice_in_the_cool_down_stays_pending_and_is_met_when_it_is_over(hosp
     assert hospital.pending() == ["2024-06-01"]
     hospital.report("2024-08", STABLE)
     assert [request.run_key for request in hospital.asked()] == ["readmission|2024-06|v1"]
+
+
+@pytest.fixture
+def silent(hospital: Hospital) -> Hospital:
+    """A hospital whose protocol asks for a silent month, with a candidate that has not run it yet."""
+    hospital.sensor = SILENT_SENSOR
+    hospital.candidate(2, silent_months_left=1)
+    hospital.report("2024-06")
+    return hospital
+
+
+def test_while_a_candidate_runs_in_silence_or_awaits_its_signatures_no_other_is_trained(silent: Hospital) -> None:
+    waits = "1 shifted months wait: version 2 runs in silence or awaits its signatures"
+    assert silent.skipped() == waits
+    silent.candidate(2, silent_months_left=0)
+    assert silent.skipped() == waits
+    assert silent.pending() == ["2024-06-01"]
+
+
+def test_once_it_is_rejected_the_notice_that_waited_is_met(silent: Hospital) -> None:
+    assert silent.asked() == []
+    silent.sign(2, "reject")
+    assert [request.run_key for request in silent.asked()] == ["readmission|2024-06|v1"]
+
+
+def test_once_it_is_released_the_notice_that_waited_is_about_the_version_before(silent: Hospital) -> None:
+    assert silent.asked() == []
+    silent.release(2)
+    assert silent.skipped().endswith("was about version 1; version 2 has been released since")
+
+
+def test_a_candidate_that_cannot_pass_is_not_waited_for(silent: Hospital) -> None:
+    silent.candidate(2, silent_months_left=1, may_pass=False)
+    assert len(silent.asked()) == 1
+
+
+def test_where_no_silent_month_is_asked_for_a_candidate_is_not_waited_for(silent: Hospital) -> None:
+    silent.sensor = SENSOR
+    assert len(silent.asked()) == 1
 
 
 def test_a_retraining_by_the_calendar_starts_no_cool_down(hospital: Hospital) -> None:

@@ -5,7 +5,7 @@ import pytest
 from small_platform import MODEL, definitions_at, small_protocol
 
 from clinical_assets.lifecycle.data import MONTHS
-from clinical_assets.protocol import ModelProtocol, read_protocol
+from clinical_assets.protocol import ModelProtocol, protocol_names, read_protocol
 from clinical_assets.resources.home import Home
 from clinical_assets.resources.platform import PROTOCOL_JSON
 
@@ -14,11 +14,13 @@ NOWHERE = Home(Path("nowhere"), Path("nowhere"))
 CHAIN = {
     "protocol": set(),
     "dataset": {"protocol"},
+    "data_quality": {"protocol", "dataset"},
     "features": {"protocol", "dataset"},
     "training_set": {"protocol", "features"},
     "trained_model": {"protocol", "training_set"},
     "evaluation": {"protocol", "training_set", "trained_model"},
-    "validation_report": {"protocol", "training_set", "trained_model", "evaluation"},
+    "silent_run": {"protocol", "features", "trained_model"},
+    "validation_report": {"protocol", "training_set", "trained_model", "evaluation", "silent_run"},
     "sign_off": {"protocol", "trained_model", "validation_report"},
     "release": {"protocol", "trained_model", "validation_report", "sign_off"},
     "predictions": {"protocol", "features", "release"},
@@ -27,7 +29,7 @@ CHAIN = {
     "performance_report": {"protocol", "features", "predictions"},
     "analytics": {"drift_report", "performance_report", "validation_report", "release"},
 }
-MONTHLY = {"dataset", "features", "predictions", "profile", "drift_report", "performance_report"}
+MONTHLY = {"dataset", "data_quality", "features", "predictions", "profile", "drift_report", "performance_report"}
 
 
 def specs(*protocols: ModelProtocol) -> dict[str, dg.AssetSpec]:
@@ -45,9 +47,21 @@ def stamped(definitions: dg.Definitions) -> dict[str, dg.AssetSpec]:
     return {spec.key.to_user_string(): spec for spec in definitions.resolve_all_asset_specs()}
 
 
-def test_the_chain_is_these_assets_and_these_dependencies(stamped: dict[str, dg.AssetSpec]) -> None:
-    found = {key: {dep.asset_key.to_user_string() for dep in spec.deps} for key, spec in stamped.items()}
-    assert found == {f"{MODEL}/{asset}": {f"{MODEL}/{dep}" for dep in deps} for asset, deps in CHAIN.items()}
+@pytest.mark.parametrize("model", protocol_names())
+def test_the_chain_of_every_model_is_these_assets_and_these_dependencies(model: str) -> None:
+    found = {
+        key: {dep.asset_key.to_user_string() for dep in spec.deps} for key, spec in specs(read_protocol(model)).items()
+    }
+    assert found == {f"{model}/{asset}": {f"{model}/{dep}" for dep in deps} for asset, deps in CHAIN.items()}
+
+
+def test_all_models_stand_beside_each_other_and_can_be_loaded() -> None:
+    together = definitions_at(NOWHERE, *map(read_protocol, protocol_names()))
+    dg.Definitions.validate_loadable(together)
+    groups = {spec.group_name for spec in together.resolve_all_asset_specs()}
+    assert groups == set(protocol_names())
+    silent = [sensor.name for sensor in together.sensors or () if "silent" in sensor.name]
+    assert silent == ["sepsis_silent_run_when_month_arrived"]
 
 
 def test_the_definitions_can_be_loaded(definitions: dg.Definitions) -> None:
@@ -138,11 +152,12 @@ def test_the_protocol_says_how_often_it_is_retrained_by_the_calendar(cadence: st
 
 def test_each_job_does_its_part_of_the_chain(definitions: dg.Definitions) -> None:
     jobs = {
-        "intake": {"dataset", "features"},
+        "intake": {"dataset", "data_quality", "features"},
         "month": {*MONTHLY, "analytics"},
         "ripening": {"performance_report", "analytics"},
         "publication": {"analytics"},
-        "retraining": {"protocol", "training_set", "trained_model", "evaluation", "validation_report"},
+        "retraining": {"protocol", "training_set", "trained_model", "evaluation", "silent_run", "validation_report"},
+        "silent_month": {"silent_run", "validation_report", "analytics"},
         "release": {"sign_off", "release", "analytics"},
         "sign_off": {"sign_off", "analytics"},
     }

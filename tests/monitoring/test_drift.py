@@ -13,7 +13,7 @@ from clinical_assets.protocol import Monitoring, Verdict
 Encounters = Callable[[int], pl.DataFrame]
 
 
-def policy(**changes: float) -> Monitoring:
+def policy(**changes: float | str) -> Monitoring:
     return Monitoring.model_validate({"headline": "auroc", "tolerated_loss": 0.02, **changes})
 
 
@@ -156,6 +156,44 @@ def test_evidence_is_sorted_and_flags_are_exactly_values_beyond_critical_ones(en
     columns = DriftMonitor.fit(encounters(8000)).check(batch).columns
     assert columns["evidence"].drop_nulls().is_sorted(descending=True)
     assert columns["flagged"].to_list() == (columns["value"] > columns["critical"]).fill_null(value=False).to_list()
+
+
+@pytest.fixture
+def at_two_devices(encounters: Encounters) -> DriftMonitor:
+    reference = encounters(4000).with_columns(device=pl.Series(["tabletop", "portable"] * 2000))
+    return DriftMonitor.fit(reference, policy(device="device"), columns=["age", "device"])
+
+
+@pytest.mark.parametrize(("rows", "of_new"), [(1, 1), (4, 1), (1500, 1), (1500, 1500)])
+def test_one_row_of_a_device_never_seen_in_training_is_a_data_fault_at_once(
+    encounters: Encounters, at_two_devices: DriftMonitor, rows: int, of_new: int
+) -> None:
+    devices = ["handheld"] * of_new + ["tabletop", "portable"] * (rows // 2)
+    report = at_two_devices.check(encounters(rows).with_columns(device=pl.Series(devices[:rows])))
+    assert report.verdict is Verdict.DATA_FAULT
+    assert "device: " in report.reason
+    assert "of rows come from a device never seen in training" in report.reason
+    unseen = evidence(report.columns, "device", "unseen_rate")
+    assert unseen["value"] == of_new / rows
+    assert unseen["flagged"]
+    assert 1 < report.severity < np.inf
+
+
+@pytest.mark.parametrize("rows", [1, 1500])
+def test_devices_seen_in_training_are_no_fault_however_few_rows_there_are(
+    encounters: Encounters, at_two_devices: DriftMonitor, rows: int
+) -> None:
+    devices = pl.Series((["tabletop", "portable"] * rows)[:rows])
+    report = at_two_devices.check(encounters(rows).with_columns(device=devices))
+    assert report.faults == ()
+    assert not evidence(report.columns, "device", "unseen_rate")["flagged"]
+
+
+def test_a_new_category_of_any_other_column_needs_more_than_one_row(encounters: Encounters) -> None:
+    reference = encounters(4000).with_columns(device=pl.Series(["tabletop", "portable"] * 2000))
+    monitor = DriftMonitor.fit(reference, policy(), columns=["age", "device"])
+    one_new = pl.when(pl.int_range(pl.len()) == 0).then(pl.lit("handheld")).otherwise(pl.lit("tabletop"))
+    assert "device" not in str(monitor.check(encounters(1500).with_columns(device=one_new)).faults)
 
 
 def test_a_constant_number_that_starts_to_vary_is_noticed() -> None:

@@ -20,8 +20,9 @@ def decide(
     champion: int | None = 1,
     newest: date = APRIL,
     cool_down_days: int = 80,
+    awaited: int | None = None,
 ) -> RepairDecision:
-    return decide_repair(notices, champion, newest, cool_down_days, history)
+    return decide_repair(notices, champion, newest, cool_down_days, history, awaited)
 
 
 @pytest.mark.parametrize("verdict", [Verdict.POPULATION_SHIFT, Verdict.CONCEPT_SHIFT])
@@ -67,6 +68,14 @@ def test_a_retraining_in_flight_is_waited_for_and_nothing_is_forgotten() -> None
     assert decision.retrain_for is None
     assert decision.pending == (notice(FEBRUARY), notice(MARCH))
     assert decision.reasons == ("2 shifted months wait: a retraining is in flight",)
+
+
+def test_while_a_candidate_is_awaited_none_is_trained_and_nothing_is_forgotten() -> None:
+    waiting = decide([notice(FEBRUARY), notice(MARCH)], awaited=2)
+    assert waiting.retrain_for is None
+    assert waiting.reasons == ("2 shifted months wait: version 2 runs in silence or awaits its signatures",)
+    assert decide(waiting.pending).retrain_for == notice(MARCH)
+    assert decide(waiting.pending, champion=2).pending == ()
 
 
 def test_the_cool_down_runs_on_the_calendar_of_the_data_to_the_day() -> None:

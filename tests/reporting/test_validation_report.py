@@ -9,6 +9,7 @@ import pytest
 
 from clinical_assets.evaluation import judge
 from clinical_assets.protocol import Limit
+from clinical_assets.reporting.exhibits.exhibit import Cell, Exhibit, Gallery, Picture, Table
 from clinical_assets.reporting.validation_report import ValidationReport, render
 
 Changed = Callable[..., ValidationReport]
@@ -66,6 +67,17 @@ def test_a_page_is_whole_has_no_script_and_fetches_nothing(page: str) -> None:
     assert all(address.startswith("#") for address in tags.fetched)
     assert "@import" not in page
     assert not re.search(r"url\((?!#)", page)
+
+
+def test_a_page_with_every_kind_of_exhibit_is_whole_and_fetches_nothing(hourly_report: ValidationReport) -> None:
+    picture = Picture("data:image/png;base64,AAAA", ("a line", "another"))
+    table = Table("a caption", (Cell("name"), Cell("value", "n 4")), ((Cell("row"), Cell("1", "2", 0.5, framed=True)),))
+    exhibit = Exhibit("A title", "How to read it.", "<svg></svg>", (table,), (Gallery("Pictures", (picture,)),))
+    tags = Tags()
+    tags.feed(render(replace(hourly_report, exhibits=[exhibit])))
+    assert tags.open == []
+    assert "data:image/png;base64,AAAA" in tags.fetched
+    assert all(address.startswith(("#", "data:")) for address in tags.fetched)
 
 
 def test_a_candidate_that_meets_all_limits_passes_and_tells_how_to_sign(report: ValidationReport, page: str) -> None:

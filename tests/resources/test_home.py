@@ -1,11 +1,13 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from clinical_assets.archives.archive import ArchiveError
-from clinical_assets.archives.diabetes130 import DIABETES130
+from clinical_assets.archives.archive import Archive, ArchiveError
+from clinical_assets.archives.diabetes130 import DIABETES130, Diabetes130
+from clinical_assets.archives.retinamnist import RETINAMNIST
 from clinical_assets.protocol import read_protocol
 from clinical_assets.resources.home import Home, hash_file, write_atomically
 
@@ -75,18 +77,27 @@ def test_a_home_fed_from_one_archive_refuses_another(home: Home, tmp_path: Path)
     home.choose_archive("readmission", one)
     home.choose_archive("readmission", one)
     with pytest.raises(
-        ArchiveError, match=r"already holds readmission data from .*one\.zip, now asked for .*other\.zip"
+        ArchiveError, match=r"already holds readmission data from .*one\.zip .*, now asked for .*other\.zip"
     ):
         home.choose_archive("readmission", other)
     assert home.chosen_archive("readmission") == one
 
 
-def test_each_model_has_an_archive_of_its_own(home: Home, tmp_path: Path) -> None:
+def test_a_home_fed_from_a_share_of_the_patients_refuses_another_share(home: Home, tmp_path: Path) -> None:
+    home.choose_archive("sepsis", tmp_path / "one.zip", 0.25)
+    home.choose_archive("sepsis", tmp_path / "one.zip", 0.25)
+    written = home.source.read_text()
+    with pytest.raises(ArchiveError, match=r"one\.zip \(25% of its patients\), now asked for .*one\.zip \(100%\)"):
+        home.choose_archive("sepsis", tmp_path / "one.zip")
+    assert home.source.read_text() == written
+
+
+def test_each_model_has_an_archive_and_a_share_of_its_own(home: Home, tmp_path: Path) -> None:
     home.choose_archive("readmission", tmp_path / "one.zip")
-    home.choose_archive("sepsis", tmp_path / "two.zip")
+    home.choose_archive("sepsis", tmp_path / "two.zip", 0.25)
     assert json.loads(home.source.read_text()) == {
-        "readmission": str(tmp_path / "one.zip"),
-        "sepsis": str(tmp_path / "two.zip"),
+        "readmission": {"path": str(tmp_path / "one.zip"), "share_of_patients": 1.0},
+        "sepsis": {"path": str(tmp_path / "two.zip"), "share_of_patients": 0.25},
     }
     assert home.chosen_archive("retinopathy") is None
 
@@ -110,6 +121,37 @@ def test_an_archive_is_found_and_a_chosen_one_goes_before_it(home: Home, tmp_pat
 def test_a_simulated_archive_says_so_wherever_it_is_opened(home: Home) -> None:
     home.choose_archive("readmission", DIABETES130.simulate(home.root / "simulated", seed=1))
     assert home.open_archive(PROTOCOL).data_origin == "simulated"
+
+
+@pytest.mark.parametrize(
+    ("origin", "of_a_share"),
+    [
+        ("real:UCI", "real:UCI:modified"),
+        ("real:UCI:modified", "real:UCI:modified"),
+        ("simulated", "simulated"),
+    ],
+)
+def test_a_share_of_an_archive_is_no_longer_the_published_data(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, origin: str, of_a_share: str
+) -> None:
+    whole = Archive(tmp_path / "one.zip", origin, "0" * 64)
+    monkeypatch.setattr(Diabetes130, "open", lambda _, path: replace(whole, path=path))
+    home.choose_archive("readmission", whole.path, 0.25)
+    assert home.open_archive(PROTOCOL) == replace(whole, data_origin=of_a_share, share_of_patients=0.25)
+    assert whole.sampled(1.0) is whole
+
+
+def test_a_quarter_of_the_real_archive_is_named_as_modified(home: Home, raw_archives: Path) -> None:
+    found = RETINAMNIST.find(raw_archives)
+    assert found is not None
+    home.choose_archive("retinopathy", found, 0.25)
+    assert home.open_archive(read_protocol("retinopathy")).data_origin == "real:MedMNIST:modified"
+    assert RETINAMNIST.open(found).data_origin == "real:MedMNIST"
+
+
+def test_a_model_without_an_archive_says_whose_its_rows_are(home: Home) -> None:
+    fetching = PROTOCOL.model_copy(update={"archive": None, "data_origin": "real:a hospital"})
+    assert home.open_archive(fetching).data_origin == "real:a hospital"
 
 
 def test_the_hash_of_a_file_is_its_sha256(tmp_path: Path) -> None:

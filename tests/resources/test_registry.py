@@ -82,9 +82,9 @@ def filled(
     registry.prepare()
     registry.prepare()
     versions = []
-    for threshold in (0.25, 0.5):
+    for thresholds in ({"alert": 0.25, "grade_from_1": 0.4, "grade_from_2": 1.6}, {"alert": 0.5}):
         with mlflow_run(registry):
-            versions.append(registry.register(estimator, protocol, threshold, rows, lake_snapshot=7))
+            versions.append(registry.register(estimator, protocol, thresholds, rows, lake_snapshot=7))
     return registry, versions[0], versions[1]
 
 
@@ -128,6 +128,14 @@ def test_a_version_keeps_all_that_binds_it(registry: Registry, first: ModelVersi
     assert first.trained_through == date(2024, 2, 1)
     assert first.protocol_sha256 == protocol.sha256
     assert first.data_origin == "simulated"
+
+
+def test_a_version_keeps_every_threshold_by_its_name(
+    registry: Registry, first: ModelVersion, second: ModelVersion
+) -> None:
+    kept = registry.version(MODEL, 1).thresholds
+    assert kept == first.thresholds == {"alert": 0.25, "grade_from_1": 0.4, "grade_from_2": 1.6}
+    assert registry.version(MODEL, 2).thresholds == second.thresholds == {"alert": 0.5}
 
 
 def test_the_newest_version_is_the_challenger_and_nothing_is_champion(registry: Registry, second: ModelVersion) -> None:
@@ -266,7 +274,7 @@ def test_nothing_is_registered_outside_an_mlflow_run(
     registry: Registry, estimator: BoostedRisk, protocol: ModelProtocol, rows: pl.DataFrame
 ) -> None:
     with pytest.raises(RegistryError, match="from within an MLflow run; there is none"):
-        registry.register(estimator, protocol, 0.5, rows, lake_snapshot=1)
+        registry.register(estimator, protocol, {"alert": 0.5}, rows, lake_snapshot=1)
     assert len(registry.versions(MODEL)) == 2
 
 
@@ -283,7 +291,7 @@ def test_a_registration_that_breaks_off_leaves_the_challenger(
 
     monkeypatch.setattr("clinical_assets.resources.registry.save_estimator", fail)
     with pytest.raises(OSError, match="no space left"), mlflow_run(registry):
-        registry.register(estimator, protocol, 0.5, rows, lake_snapshot=1)
+        registry.register(estimator, protocol, {"alert": 0.5}, rows, lake_snapshot=1)
     assert registry.challenger(MODEL) == second
     assert len(registry.versions(MODEL)) == 2
 

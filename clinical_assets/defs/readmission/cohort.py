@@ -264,6 +264,20 @@ def encounter_features(dataset: pl.DataFrame) -> pl.DataFrame:
     ).drop(drug for drug in drugs if drug not in COMMON_DRUGS)
 
 
+def describe_encounter_features() -> dict[str, str]:
+    """What each column means that `encounter_features` adds to those of `Encounter`."""
+    return {
+        "age_years_mid_band": "Middle of the age band, years",
+        "diabetes_drugs": "Distinct diabetes drugs given in this stay, count",
+        "doses_raised": "Diabetes drugs whose dose was raised in this stay, count",
+        "doses_lowered": "Diabetes drugs whose dose was lowered in this stay, count",
+        "diagnosis_1_category_by_discharge_disposition": "Category of the principal diagnosis | where discharged to",
+        "medical_specialty_by_discharge_disposition": "Specialty of the admitting physician | where discharged to",
+        "age_band_by_discharge_disposition": "Age band | where discharged to",
+        "admission_source_detail_by_discharge_disposition": "Admission source | where discharged to",
+    }
+
+
 def group_icd9(code: pl.Expr) -> pl.Expr:
     """The clinical group of ICD-9-CM codes, text such as 428, 250.83, V57 or E909; null stays null."""
     runs = pairwise((*ICD9_GROUPS, (1000, "")))

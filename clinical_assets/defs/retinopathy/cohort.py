@@ -13,6 +13,7 @@ import polars as pl
 
 from clinical_assets.archives.archive import Archive, ArchiveError, MonthWindow, hash_bytes
 from clinical_assets.archives.calendar import spread_over_months
+from clinical_assets.archives.data_quality import FAULTS_SCHEMA
 from clinical_assets.archives.fundus_folder import decode_files, encode_png, list_files
 from clinical_assets.archives.handheld_camera import HANDHELD, SIMULATED_PREFIX, HandheldCamera, photograph
 from clinical_assets.archives.retinamnist import decode_arrays, list_arrays
@@ -91,7 +92,22 @@ def quarantined_images(archive: Archive, window: MonthWindow) -> dy.DataFrame[Qu
     return QuarantinedImage.validate(faulty.select(QuarantinedImage.column_names()))
 
 
-def published_images(archive: Archive, published_split: str | None) -> dy.DataFrame[FundusImage]:
+def image_faults(archive: Archive, window: MonthWindow) -> pl.DataFrame:
+    """The images of a window that cannot be used, one row each, with their place in the archive: `FAULTS_SCHEMA`."""
+    faulty = quarantined_images(archive, window)
+    listed = _place_in_time(archive).filter((pl.col("month") >= window.start) & (pl.col("month") < window.end)).height
+    return faulty.select(
+        pl.lit("image_png").alias("column"),
+        pl.format("camera={}", "camera").alias("subgroup"),
+        pl.lit("quarantined").alias("fault"),
+        pl.col("fault").alias("reason"),
+        "place",
+        pl.lit(1).alias("affected"),
+        pl.lit(listed).alias("rows"),
+    ).cast(FAULTS_SCHEMA)
+
+
+def published_images(archive: Archive, published_split: str | None = None) -> dy.DataFrame[FundusImage]:
     """The usable images of one published split, or of all where it is None, just as the archive holds them.
 
     No image comes through the replay's camera here: figures on them compare with published ones. Raises ArchiveError

@@ -12,6 +12,7 @@ import dataframely as dy
 import polars as pl
 
 from clinical_assets.archives.archive import Archive, ArchiveError, MonthWindow
+from clinical_assets.archives.data_quality import FAULTS_SCHEMA
 from clinical_assets.archives.physionet2019 import admission_times, read_records
 
 OUTCOME_KNOWN_AFTER_DAYS = 2
@@ -145,6 +146,42 @@ def count_plausible(archive: Archive) -> pl.DataFrame:
 def quarantined_files(archive: Archive) -> pl.DataFrame:
     """The patient files that were left out because they are broken: `site`, `file`, `reason`."""
     return _read_cohort(archive).quarantined
+
+
+def icu_faults(archive: Archive, window: MonthWindow) -> pl.DataFrame:
+    """What is wrong with the hours of a window's patients: implausible values by hospital, and broken patient files.
+
+    Of all patients of the archive; a broken file stands in the month in which its patient would have been admitted.
+    Columns of `FAULTS_SCHEMA`; a column that a hospital never measures is `missing` in all its hours.
+    """
+    in_window = (pl.col("month") >= window.start) & (pl.col("month") < window.end)
+    site = pl.format("site={}", "site").alias("subgroup")
+    counts = count_plausible(archive).filter(in_window)
+    never = counts.filter(pl.col("measured") == 0).with_columns(affected="hours", rows="hours")
+    implausible = counts.filter(pl.col("measured") > 0).with_columns(affected="implausible", rows="measured")
+    patient = pl.col("file").str.split("/").list.last().str.strip_suffix(".psv")
+    files = quarantined_files(archive).with_columns(place=patient)
+    broken = files.with_columns(month=admission_times(files["place"], files["site"]).dt.date().dt.month_start())
+    return pl.concat(
+        [
+            _faults(
+                implausible, site, "implausible", pl.lit("outside the range of the column's contract; set missing")
+            ),
+            _faults(never, site, "missing", pl.lit("this hospital never measures it")),
+            _faults(
+                broken.filter(in_window).with_columns(column=pl.lit(None, pl.String), affected=1, rows=1),
+                site,
+                "quarantined",
+                pl.col("reason"),
+            ),
+        ]
+    )
+
+
+def _faults(rows: pl.DataFrame, subgroup: pl.Expr, fault: str, reason: pl.Expr) -> pl.DataFrame:
+    place = pl.col("place") if "place" in rows.columns else pl.lit(None, pl.String)
+    named = pl.lit(fault).alias("fault"), reason.alias("reason"), place.alias("place")
+    return rows.select("column", subgroup, *named, "affected", "rows").cast(FAULTS_SCHEMA)
 
 
 @lru_cache(maxsize=1)

@@ -1,0 +1,328 @@
+"""The replay of one model: its months arrive one by one, while the real Dagster daemon retrains and releases.
+
+Belongs here: what a month of the demonstration is made of, the demonstration signers, and the process that runs a
+replay. Does not belong here: which archives are used, and what is shown of the result (demo.py).
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, Protocol
+
+import dagster as dg
+import polars as pl
+from dagster._core.scheduler.instigation import InstigatorType
+
+from clinical_assets.archives.calendar import FIRST_MONTH, REPLAY_MONTHS
+from clinical_assets.governance.signatures import (
+    Signer,
+    Statement,
+    add_signer,
+    create_key,
+    last_words,
+    now,
+    read_signatures,
+    read_signers,
+    sign,
+    store,
+)
+from clinical_assets.lifecycle.automation import (
+    IN_FLIGHT,
+    RETRAINING,
+    TRIGGER,
+    WaitingCandidate,
+    champion_version,
+    newest_month,
+    recorded,
+    waiting_candidate,
+)
+from clinical_assets.monitoring.repair import RETRAINING_VERDICTS
+from clinical_assets.protocol import Judgement, ModelProtocol, ModelVersion, Verdict, month_after, read_protocol
+from clinical_assets.resources.home import Home
+from clinical_assets.resources.lake import Lake
+from clinical_assets.resources.registry import Registry
+
+DAEMON_WITHIN_SECONDS = 180.0
+RUN_WITHIN_SECONDS = 1800.0
+POLL_SECONDS = 0.3
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+class DemoError(RuntimeError):
+    """The demonstration cannot go on; the message says what to look at."""
+
+
+class Progress(Protocol):
+    """What a replay tells of its progress; rich's progress display is one."""
+
+    def add_task(self, description: str, *, total: float) -> Any:
+        """A task begins."""
+        ...
+
+    def update(self, task_id: Any, *, description: str) -> None:
+        """What is being done now."""
+        ...
+
+    def advance(self, task_id: Any) -> None:
+        """One more step is done."""
+        ...
+
+
+class Process(Protocol):
+    """A process that may have ended."""
+
+    def poll(self) -> int | None:
+        """None as long as it runs."""
+        ...
+
+
+@dataclass(frozen=True)
+class Replay:
+    """One model's two years: months arrive one by one; the daemon alone retrains and releases."""
+
+    home: Home
+    lake: Lake
+    registry: Registry
+    instance: dg.DagsterInstance
+    protocol: ModelProtocol
+    progress: Progress
+    daemon: Process
+
+    def run(self) -> None:
+        """Everything that has not happened yet on this home."""
+        model, develop, silent = self.protocol.model, self.protocol.development_months, self.protocol.silent_months
+        months = [FIRST_MONTH]
+        while len(months) < REPLAY_MONTHS:
+            months.append(month_after(months[-1]))
+        task = self.progress.add_task(model, total=REPLAY_MONTHS + 2)
+
+        def step(words: str, act: Callable[[], None] | None) -> None:
+            self.progress.update(task, description=f"{model}: {words}")
+            if act:
+                act()
+            self.progress.advance(task)
+
+        taken_in = self._partitions("features")
+        for month in months[:develop]:
+            step(f"{month:%Y-%m} arrives", None if month in taken_in else lambda m=month: self._job("intake", m))
+        released = champion_version(self.instance, model) is not None
+        trained = self.instance.get_latest_materialization_event(dg.AssetKey([model, "validation_report"])) is not None
+        step("a first model is trained and validated", None if trained else lambda: self._job("retraining"))
+        for month in months[develop : develop + silent]:
+            step(
+                f"{month:%Y-%m} arrives; scored, shown to nobody",
+                None if released else lambda m=month: self._silence(m),
+            )
+        step("it is signed, and the daemon releases it", None if released else self._sign_and_wait)
+        if not released and champion_version(self.instance, model) is None:
+            raise DemoError(f"the first candidate of {model} was not released; see {self.home.reports / model}")
+        reported = self._partitions("drift_report")
+        for month in months[develop + silent :]:
+            step(
+                f"{month:%Y-%m} is scored, profiled, compared",
+                None if month in reported else lambda m=month: self._month(m),
+            )
+        self._job("publication")
+
+    def _silence(self, month: date) -> None:
+        """A month that the first candidate scores in silence, before anybody may sign it."""
+        if month not in self._partitions("features"):
+            self._job("intake", month)
+        self._await_silent_run()
+
+    def _await_silent_run(self) -> None:
+        """Wait until the daemon has had the waiting candidate score the newest month, where it runs in silence."""
+        newest = newest_month(self.instance, self.protocol.model, "features")
+        model = self.protocol.model
+
+        def seen() -> bool:
+            candidate = waiting_candidate(self.instance, model)
+            runs = isinstance(candidate, WaitingCandidate) and candidate.silent_months_left > 0
+            return not (runs and isinstance(candidate, WaitingCandidate) and candidate.features_through < newest)
+
+        if not seen():
+            self._wait(seen, RUN_WITHIN_SECONDS, f"the silent run of {model} on {newest:%Y-%m} did not end")
+
+    def _month(self, month: date) -> None:
+        # A look at what has ripened publishes too; then the month itself need not.
+        self._job("month", month, without="analytics" if self._unripe_months(month) else None)
+        self._look_again_at_unripe_months(month)
+        self._await_repair(month)
+
+    def _job(self, name: str, month: date | None = None, without: str | None = None) -> None:
+        from clinical_assets.definitions import defs
+
+        job = defs().resolve_job_def(f"{self.protocol.model}_{name}")
+        assets = [key for key in job.asset_layer.executable_asset_keys if key.path[-1] != without]
+        try:
+            result = job.execute_in_process(
+                instance=self.instance,
+                partition_key=f"{month:%Y-%m}" if month else None,
+                asset_selection=assets if without else None,
+                run_config=QUIET,
+                raise_on_error=True,
+                tags={TRIGGER: "demo"},
+            )
+        except (dg.DagsterExecutionInterruptedError, RuntimeError) as error:
+            # Dagster has its own interruption, and DuckDB makes a RuntimeError of it in the middle of a query.
+            if any(isinstance(x, dg.DagsterExecutionInterruptedError) for x in (error, error.__cause__)):
+                raise KeyboardInterrupt from error
+            raise
+        if failed := [x for x in result.get_asset_check_evaluations() if not x.passed and x.blocking]:
+            raise DemoError(f"{failed[0].asset_key.to_user_string()}: the check {failed[0].check_name} failed")
+
+    def _look_again_at_unripe_months(self, newest: date) -> None:
+        for month in self._unripe_months(newest):
+            self._job("ripening", month)
+
+    def _unripe_months(self, newest: date) -> list[date]:
+        table = f"{self.protocol.model}.performance_report"
+        if not self.lake.exists(table):
+            return []
+        reports = self.lake.read(table, columns=["month", "status"])
+        unripe = reports.filter((pl.col("status") != "ripe") & (pl.col("month") < newest))
+        return unripe["month"].unique().sort().to_list()
+
+    def _await_repair(self, month: date) -> None:
+        """Wait until the daemon's sensors have seen the month, and what they started has come to its end."""
+        self._await_silent_run()
+        self._sign_and_wait()
+        model = self.protocol.model
+        key = dg.AssetKey([model, "drift_report"])
+        report = self.instance.fetch_materializations(key, limit=1).records[0]
+        shifted = Verdict(recorded(report.event_log_entry, "drift/verdict")) in RETRAINING_VERDICTS
+        if not shifted and not self._sensor_cursor().get("pending"):
+            return
+        self._wait(
+            lambda: self._sensor_cursor().get("storage_id", 0) >= report.storage_id,
+            DAEMON_WITHIN_SECONDS,
+            f"the daemon's sensor {model}_retraining_when_drifted did not look at {month:%Y-%m}",
+        )
+        self._wait(
+            lambda: not self.instance.get_runs(dg.RunsFilter(tags={RETRAINING: model}, statuses=IN_FLIGHT), limit=1),
+            RUN_WITHIN_SECONDS,
+            f"the retraining of {model} for {month:%Y-%m} did not end",
+        )
+        self._sign_and_wait()
+
+    def _sign_and_wait(self) -> None:
+        """Both demonstration signers decide on the newest candidate, once; if they approve, the daemon releases it."""
+        waiting = waiting_candidate(self.instance, self.protocol.model)
+        if isinstance(waiting, WaitingCandidate) and waiting.silent_months_left and waiting.may_pass:
+            return
+        candidate = self.registry.challenger(self.protocol.model)
+        if not read_signatures(self.home.sign_offs, candidate.model, candidate.version):
+            sign_as_demonstration(self.home, self.lake, self.protocol, candidate)
+        signatures = read_signatures(self.home.sign_offs, candidate.model, candidate.version)
+        if all(word.decision == "approve" for word in last_words(signatures)):
+            self._wait(
+                lambda: champion_version(self.instance, candidate.model) == candidate.version,
+                DAEMON_WITHIN_SECONDS,
+                f"the daemon did not release {candidate.model} version {candidate.version}",
+            )
+
+    def _sensor_cursor(self) -> Mapping[str, Any]:
+        name = f"{self.protocol.model}_retraining_when_drifted"
+        for state in self.instance.all_instigator_state(instigator_type=InstigatorType.SENSOR):
+            cursor = getattr(state.instigator_data, "cursor", None)
+            if state.instigator_name == name and cursor:
+                return json.loads(cursor)
+        return {}
+
+    def _partitions(self, asset: str) -> set[date]:
+        found = self.instance.get_materialized_partitions(dg.AssetKey([self.protocol.model, asset]))
+        return {date.fromisoformat(f"{key}-01") for key in found}
+
+    def _wait(self, happened: Callable[[], bool], seconds: float, otherwise: str) -> None:
+        end = time.monotonic() + seconds
+        while not happened():
+            if self.daemon.poll() is not None:
+                raise DemoError(f"the daemon has stopped; see {self.home.dagster / 'daemon.log'}")
+            if time.monotonic() > end:
+                raise DemoError(f"{otherwise} within {seconds:.0f} s; see {self.home.dagster / 'daemon.log'}")
+            time.sleep(POLL_SECONDS)
+
+
+def sign_as_demonstration(home: Home, lake: Lake, protocol: ModelProtocol, version: ModelVersion) -> None:
+    """Let a demonstration signer of each role decide as the report does."""
+    report = lake.read(f"{protocol.model}.validation_report", where={"version": version.version})
+    unmet = report.filter(pl.col("judgement").is_in([Judgement.FAIL, Judgement.CANNOT_TELL]))
+    reason = f"demonstration: {report.height - unmet.height} of {report.height} limits are met"
+    for role in protocol.sign_off.roles:
+        name = f"demo-{role}"
+        key = home.keys / f"{name}.pem"
+        if name not in read_signers([home.signers]):
+            add_signer(home.signers, Signer(name, (role,), create_key(key, None), demo=True))
+        statement = Statement(
+            model=version.model,
+            version=version.version,
+            artefact_sha256=version.artefact_sha256,
+            report_sha256=report["report_sha256"][0],
+            protocol_sha256=version.protocol_sha256,
+            decision="approve" if unmet.is_empty() else "reject",
+            reason=reason,
+            role=role,
+            signer=name,
+            signed_at=now(),
+        )
+        store(sign(statement, key, None), home.sign_offs)
+
+
+@dataclass(frozen=True)
+class WrittenProgress:
+    """Progress as lines of JSON on standard output, for the process that started this one."""
+
+    def add_task(self, description: str, *, total: float) -> None:
+        """Tell how many steps there are."""
+        self._tell(total=total)
+
+    def update(self, task_id: Any, *, description: str) -> None:
+        """Tell what is being done now."""
+        self._tell(description=description)
+
+    def advance(self, task_id: Any) -> None:
+        """Tell that one more step is done."""
+        self._tell(advance=1)
+
+    def _tell(self, **what: str | float) -> None:
+        print(json.dumps(what), flush=True)
+
+
+@dataclass(frozen=True)
+class OtherProcess:
+    """A process known by its number alone."""
+
+    pid: int
+
+    def poll(self) -> int | None:
+        """None as long as there is such a process."""
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return 0
+        return None
+
+
+def main(model: str, daemon_pid: int) -> int:
+    """Replay one model on the home of the environment; a DemoError is told to the process that started this one."""
+    home = Home.from_environment()
+    lake = Lake(str(home.lake_catalogue), home.lake_data)
+    registry = Registry(home.registry_uri, home.registry_artefacts)
+    try:
+        with dg.DagsterInstance.get() as instance:
+            watching = OtherProcess(daemon_pid)
+            Replay(home, lake, registry, instance, read_protocol(model), WrittenProgress(), watching).run()
+    except DemoError as error:
+        print(json.dumps({"failed": str(error)}), flush=True)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], int(sys.argv[2])))
