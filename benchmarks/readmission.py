@@ -21,8 +21,8 @@ import polars as pl
 from clinical_assets.archives.diabetes130 import DIABETES130
 from clinical_assets.defs.readmission.cohort import all_encounters, encounter_features
 from clinical_assets.evaluation import evaluate
-from clinical_assets.learning.boosting import BoostedRisk
 from clinical_assets.evaluation.operating_point import choose_threshold
+from clinical_assets.learning.boosting import BoostedRisk
 from clinical_assets.learning.splits import patient_buckets
 from clinical_assets.protocol import ModelProtocol, read_protocol
 

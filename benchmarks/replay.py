@@ -30,9 +30,9 @@ from rich.table import Table
 
 from clinical_assets.archives.calendar import REPLAY_MONTHS
 from clinical_assets.demo import choose_source
-from clinical_assets.replay import Replay, sign_as_demonstration
 from clinical_assets.lifecycle.automation import RETRAINING, SENSOR_SECONDS, TRIGGER
 from clinical_assets.protocol import protocol_names, read_protocol
+from clinical_assets.replay import Replay, sign_as_demonstration
 from clinical_assets.resources.home import PROJECT, Home
 from clinical_assets.resources.lake import Lake
 from clinical_assets.resources.registry import Registry

@@ -108,15 +108,15 @@ def read_cohort(protocol: ModelProtocol, archive: Archive, split: str | None) ->
 
 
 def describe_quarantine(protocol: ModelProtocol, archive: Archive) -> tuple[str, ...]:
-    """How many records of the archive were left out as broken, and where the first ones are."""
+    """How many records of the archive were left out as broken, and why; the reader's warning names them."""
     if protocol.faults is None:
         return ()
     faults = load_object(protocol.faults)(archive, MonthWindow(FIRST_MONTH, month_after(LAST_MONTH)))
     broken = faults.filter(fault="quarantined")
     if broken.is_empty():
         return ()
-    named = "; ".join(f"{place}: {reason}" for place, reason in broken.select("place", "reason").head(3).iter_rows())
-    return (f"{broken.height:,} broken records left out ({named}{'; ...' if broken.height > 3 else ''})",)
+    reasons = "; ".join(broken["reason"].unique().sort())
+    return (f"{broken.height:,} broken records left out ({reasons})",)
 
 
 def count_cohort(scored: pl.DataFrame, protocol: ModelProtocol) -> pl.DataFrame:

@@ -6,15 +6,17 @@ in a cohort or broken in an archive, which the protocol's own function says.
 
 import polars as pl
 
-FAULTS_SCHEMA = {
-    "column": pl.String,
-    "subgroup": pl.String,
-    "fault": pl.String,
-    "reason": pl.String,
-    "place": pl.String,
-    "affected": pl.Int64,
-    "rows": pl.Int64,
-}
+FAULTS_SCHEMA = pl.Schema(
+    {
+        "column": pl.String,
+        "subgroup": pl.String,
+        "fault": pl.String,
+        "reason": pl.String,
+        "place": pl.String,
+        "affected": pl.Int64,
+        "rows": pl.Int64,
+    }
+)
 """One row a fault: `missing`, `implausible` or `quarantined`. `place` names a record, and nothing else does."""
 
 MOST_SHOWN = 12
@@ -46,8 +48,8 @@ def tabulate_quality(dataset: pl.DataFrame, faults: pl.DataFrame | None) -> pl.D
     )
     if faults is None:
         return missing
-    if dict(faults.schema) != FAULTS_SCHEMA:
-        raise DataQualityError(f"the faults have the columns {dict(faults.schema)}; they must be {FAULTS_SCHEMA}")
+    if faults.schema != FAULTS_SCHEMA:
+        raise DataQualityError(f"the faults have the columns {dict(faults.schema)}; they must be {dict(FAULTS_SCHEMA)}")
     return pl.concat([missing, faults])
 
 

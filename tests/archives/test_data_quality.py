@@ -24,7 +24,7 @@ QUARANTINED = (None, "site=B", "quarantined", "no header", "p100001", 1, 1)
 
 def test_a_cohort_that_reports_no_faults_still_has_its_missing_values_counted() -> None:
     table = tabulate_quality(FOUR_HOURS, None)
-    assert dict(table.schema) == FAULTS_SCHEMA
+    assert table.schema == FAULTS_SCHEMA
     assert table.select("column", "subgroup", "fault", "affected", "rows").rows() == [
         ("hour_id", "overall", "missing", 0, 4),
         ("lactate", "overall", "missing", 3, 4),

@@ -150,7 +150,7 @@ def test_the_faults_of_a_window_are_its_images_in_quarantine_by_place_and_camera
     """Of three images, the calendar puts the second into the ninth month."""
     archive = clinic([some_png(0), b"no image", some_png(2)])
     faults = image_faults(archive, MonthWindow.of_month(date(2024, 9, 1)))
-    assert dict(faults.schema) == FAULTS_SCHEMA
+    assert faults.schema == FAULTS_SCHEMA
     assert faults.rows(named=True) == [
         {
             **{"column": "image_png", "subgroup": "camera=Topcon", "fault": "quarantined", "place": "line 3"},

@@ -193,7 +193,7 @@ def month_of(patient: str) -> MonthWindow:
 def test_the_faults_of_a_window_are_counted_by_hospital(tmp_path: Path) -> None:
     archive = publish(tmp_path, FiO2=[-50, 4000, 0.4, None], HR=[80, 81, 82, 83])
     faults = icu_faults(archive, month_of("p100001"))
-    assert dict(faults.schema) == FAULTS_SCHEMA
+    assert faults.schema == FAULTS_SCHEMA
     assert faults["subgroup"].unique().to_list() == ["site=B"]
     counts = {row[0]: row[1:] for row in faults.select("column", "fault", "affected", "rows").iter_rows()}
     assert counts["fio2_fraction"] == ("implausible", 2, 3)

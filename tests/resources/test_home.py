@@ -7,7 +7,6 @@ import pytest
 
 from clinical_assets.archives.archive import Archive, ArchiveError
 from clinical_assets.archives.diabetes130 import DIABETES130, Diabetes130
-from clinical_assets.archives.retinamnist import RETINAMNIST
 from clinical_assets.protocol import read_protocol
 from clinical_assets.resources.home import Home, hash_file, write_atomically
 
@@ -142,11 +141,12 @@ def test_a_share_of_an_archive_is_no_longer_the_published_data(
 
 
 def test_a_quarter_of_the_real_archive_is_named_as_modified(home: Home, raw_archives: Path) -> None:
-    found = RETINAMNIST.find(raw_archives)
+    found = DIABETES130.find(raw_archives)
     assert found is not None
-    home.choose_archive("retinopathy", found, 0.25)
-    assert home.open_archive(read_protocol("retinopathy")).data_origin == "real:MedMNIST:modified"
-    assert RETINAMNIST.open(found).data_origin == "real:MedMNIST"
+    home.choose_archive("readmission", found, 0.25)
+    whole = DIABETES130.open(found)
+    assert home.open_archive(PROTOCOL).data_origin == f"{whole.data_origin.removesuffix(':modified')}:modified"
+    assert home.open_archive(PROTOCOL).sha256 == whole.sha256
 
 
 def test_a_model_without_an_archive_says_whose_its_rows_are(home: Home) -> None:
