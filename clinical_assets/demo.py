@@ -8,15 +8,18 @@ import json
 import os
 import selectors
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import date
+from pathlib import Path
 from typing import IO, Any, Literal, cast
 
 import dagster as dg
+import yaml
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import (
@@ -35,9 +38,9 @@ from clinical_assets.archives.calendar import CALENDAR_NOTE
 from clinical_assets.archives.download import download_bar, fetch
 from clinical_assets.lifecycle.automation import IN_FLIGHT, MONTH, RETRAINING, TRIGGER, recorded
 from clinical_assets.protocol import ModelProtocol, load_object, read_protocol
-from clinical_assets.replay import DemoError
+from clinical_assets.replay import POLL_SECONDS, DemoError
 from clinical_assets.reporting.metric_words import describe_metric
-from clinical_assets.resources.home import PROJECT, Home
+from clinical_assets.resources.home import PROJECT, Home, write_atomically
 from clinical_assets.resources.lake import Lake
 from clinical_assets.resources.registry import Registry
 
@@ -45,6 +48,9 @@ DataChoice = Literal["auto", "real", "simulated"]
 SEED = 20260101
 ANSWER_WITHIN_SECONDS = 5.0
 HEARTBEAT_SECONDS = 60.0
+SERVER_WITHIN_SECONDS = 120.0
+LOCATION = "clinical_assets"
+"""The name that `dg dev` gives the location too, so that both share their sensors' cursors."""
 
 
 def choose_source(home: Home, protocol: ModelProtocol, data: DataChoice, console: Console) -> Archive:
@@ -130,14 +136,27 @@ def tell(progress: Progress, task: TaskID, told: Mapping[str, Any]) -> None:
 @contextmanager
 def replay_process(home: Home, model: str, daemon_pid: int) -> Iterator[subprocess.Popen[bytes]]:
     """The process that replays one model, until the block ends."""
-    with (home.dagster / f"replay-{model}.log").open("ab") as log:
+    addresses = {"CLINICAL_HOME": str(home.root), "CLINICAL_RAW": str(home.raw)}
+    command = [sys.executable, "-m", "clinical_assets.replay", model, str(daemon_pid)]
+    with background(command, home.dagster / f"replay-{model}.log", addresses, subprocess.PIPE) as process:
+        yield process
+        cast(IO[bytes], process.stdout).close()
+
+
+@contextmanager
+def background(
+    command: Sequence[str], log: Path, environment: Mapping[str, str], output: int | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process of its own until the block ends; then it is interrupted as by Ctrl-C, or else killed."""
+    with log.open("ab") as written:
         process = subprocess.Popen(
-            [sys.executable, "-m", "clinical_assets.replay", model, str(daemon_pid)],
-            stdout=subprocess.PIPE,
-            stderr=log,
-            bufsize=0,  # a line that lay in a buffer would not wake the selector
+            command,
+            cwd=PROJECT,
+            stdout=output or written,
+            stderr=written,
+            bufsize=0,  # a line that lay in a buffer would not wake a selector
             start_new_session=True,
-            env={**os.environ, "CLINICAL_HOME": str(home.root), "CLINICAL_RAW": str(home.raw)},
+            env={**os.environ, **environment},
         )
     try:
         yield process
@@ -148,7 +167,6 @@ def replay_process(home: Home, model: str, daemon_pid: int) -> Iterator[subproce
                 process.wait(20)
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        cast(IO[bytes], process.stdout).close()
 
 
 def end_abandoned_runs(instance: dg.DagsterInstance, home: Home) -> None:
@@ -164,28 +182,44 @@ def end_abandoned_runs(instance: dg.DagsterInstance, home: Home) -> None:
 def daemon(home: Home, instance: dg.DagsterInstance) -> Iterator[subprocess.Popen[bytes]]:
     """The real Dagster daemon, working on this home until the block ends."""
     end_abandoned_runs(instance, home)
-    log = home.dagster / "daemon.log"
-    command = [sys.executable, "-m", "dagster._daemon", "run", "-w", str(PROJECT / "workspace.yaml")]
-    with log.open("ab") as output:
-        # A script's background jobs ignore SIGINT, and so would the daemon, which maps SIGTERM to its handler.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        process = subprocess.Popen(
-            command,
-            cwd=PROJECT,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env={**os.environ, "DAGSTER_HOME": str(home.dagster)},
-        )
-    try:
-        yield process
-    finally:
-        process.send_signal(signal.SIGINT)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(20)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        instance.wipe_daemon_heartbeats()
+    # A script's background jobs ignore SIGINT, and so would the daemon, which maps SIGTERM to its handler.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    environment = {"DAGSTER_HOME": str(home.dagster)}
+    with code_server(home, environment) as workspace:
+        command = [sys.executable, "-m", "dagster._daemon", "run", "-w", str(workspace)]
+        with background(command, home.dagster / "daemon.log", environment) as process:
+            yield process
+    instance.wipe_daemon_heartbeats()
+
+
+@contextmanager
+def code_server(home: Home, environment: Mapping[str, str]) -> Iterator[Path]:
+    """A server of this package's definitions until the block ends, and the workspace that names it.
+
+    Without it the daemon would start a new one every minute, at eight seconds of CPU time.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    location = {"host": "127.0.0.1", "port": port, "location_name": LOCATION}
+    workspace = home.dagster / "workspace.yaml"
+    write_atomically(workspace, yaml.safe_dump({"load_from": [{"grpc_server": location}]}))
+    module = ["-m", "clinical_assets.definitions", "--location-name", LOCATION]
+    command = [sys.executable, "-m", "dagster", "api", "grpc", *module, "-h", "127.0.0.1", "-p", str(port)]
+    log = home.dagster / "code-server.log"
+    with background(command, log, environment) as process:
+        end = time.monotonic() + SERVER_WITHIN_SECONDS
+        while not answers(port):
+            if process.poll() is not None or time.monotonic() > end:
+                raise DemoError(f"the server of the definitions did not start; see {log}")
+            time.sleep(POLL_SECONDS)
+        yield workspace
+
+
+def answers(port: int) -> bool:
+    """Whether something on this machine takes connections at a port."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def months_table(lake: Lake, instance: dg.DagsterInstance, protocol: ModelProtocol) -> Table:

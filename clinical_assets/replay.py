@@ -176,8 +176,10 @@ class Replay:
             raise DemoError(f"{failed[0].asset_key.to_user_string()}: the check {failed[0].check_name} failed")
 
     def _look_again_at_unripe_months(self, newest: date) -> None:
-        for month in self._unripe_months(newest):
-            self._job("ripening", month)
+        # The last look publishes for all.
+        unripe = self._unripe_months(newest)
+        for month in unripe:
+            self._job("ripening", month, without=None if month == unripe[-1] else "analytics")
 
     def _unripe_months(self, newest: date) -> list[date]:
         table = f"{self.protocol.model}.performance_report"

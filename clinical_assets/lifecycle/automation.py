@@ -27,7 +27,7 @@ SENSOR_SECONDS = 5
 INTAKE = ("dataset", "data_quality", "features")
 MONTHLY = (*INTAKE, "predictions", "profile", "drift_report", "performance_report", "analytics")
 DEVELOPMENT_CHAIN = ("protocol", "training_set", "trained_model", "evaluation", "silent_run", "validation_report")
-SILENT_MONTH = ("silent_run", "validation_report", "analytics")
+SILENT_MONTH = ("silent_run", "validation_report")
 NOTICES = TypeAdapter(list[DriftNotice])
 IN_FLIGHT = [
     dg.DagsterRunStatus.QUEUED,
