@@ -139,8 +139,10 @@ def replay_process(home: Home, model: str, daemon_pid: int) -> Iterator[subproce
     addresses = {"CLINICAL_HOME": str(home.root), "CLINICAL_RAW": str(home.raw)}
     command = [sys.executable, "-m", "clinical_assets.replay", model, str(daemon_pid)]
     with background(command, home.dagster / f"replay-{model}.log", addresses, subprocess.PIPE) as process:
-        yield process
-        cast(IO[bytes], process.stdout).close()
+        try:
+            yield process
+        finally:
+            cast(IO[bytes], process.stdout).close()
 
 
 @contextmanager
@@ -185,11 +187,13 @@ def daemon(home: Home, instance: dg.DagsterInstance) -> Iterator[subprocess.Pope
     # A script's background jobs ignore SIGINT, and so would the daemon, which maps SIGTERM to its handler.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     environment = {"DAGSTER_HOME": str(home.dagster)}
-    with code_server(home, environment) as workspace:
-        command = [sys.executable, "-m", "dagster._daemon", "run", "-w", str(workspace)]
-        with background(command, home.dagster / "daemon.log", environment) as process:
-            yield process
-    instance.wipe_daemon_heartbeats()
+    try:
+        with code_server(home, environment) as workspace:
+            command = [sys.executable, "-m", "dagster._daemon", "run", "-w", str(workspace)]
+            with background(command, home.dagster / "daemon.log", environment) as process:
+                yield process
+    finally:
+        instance.wipe_daemon_heartbeats()
 
 
 @contextmanager
