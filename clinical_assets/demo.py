@@ -38,7 +38,7 @@ from clinical_assets.archives.calendar import CALENDAR_NOTE
 from clinical_assets.archives.download import download_bar, fetch
 from clinical_assets.lifecycle.automation import IN_FLIGHT, MONTH, RETRAINING, TRIGGER, recorded
 from clinical_assets.protocol import ModelProtocol, load_object, read_protocol
-from clinical_assets.replay import POLL_SECONDS, DemoError
+from clinical_assets.replay import FAILED, POLL_SECONDS, DemoError
 from clinical_assets.reporting.metric_words import describe_metric
 from clinical_assets.resources.home import PROJECT, Home, write_atomically
 from clinical_assets.resources.lake import Lake
@@ -94,21 +94,27 @@ def run_demo(home: Home, data: DataChoice, console: Console, models: Sequence[st
     lake = Lake(str(home.lake_catalogue), home.lake_data)
     os.environ["DAGSTER_HOME"] = str(home.dagster)
     with dg.DagsterInstance.get() as instance, daemon(home, instance) as watching:
-        replay_side_by_side(home, protocols, watching.pid, console)
-        for protocol in protocols:
+        failures = replay_side_by_side(home, protocols, watching.pid, console)
+        watched = [protocol for protocol in protocols if lake.exists(f"{protocol.model}.drift_report")]
+        for protocol in watched:
             console.print(months_table(lake, instance, protocol))
-    console.print(where_to_look(home, registry, protocols), soft_wrap=True, highlight=False)
+    if watched:
+        console.print(where_to_look(home, registry, watched), soft_wrap=True, highlight=False)
+    if failures:
+        raise DemoError("; ".join(failures))
 
 
-def replay_side_by_side(home: Home, protocols: Sequence[ModelProtocol], daemon_pid: int, console: Console) -> None:
-    """Replay every model in a process of its own, with a bar each; raises DemoError where one cannot go on.
+def replay_side_by_side(home: Home, protocols: Sequence[ModelProtocol], daemon_pid: int, console: Console) -> list[str]:
+    """Replay every model in a process of its own, with a bar each; why those that could not go on could not.
 
-    Whatever ends this function ends the processes: they are interrupted as by Ctrl-C, and leave their runs whole.
+    One that cannot go on, because its first candidate was refused perhaps, does not stop the others. Whatever ends this
+    function ends the processes: they are interrupted as by Ctrl-C, and leave their runs whole.
     """
     columns = SpinnerColumn(), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}")
     with ExitStack() as stack:
         progress = stack.enter_context(Progress(*columns, console=console))
         replays: dict[subprocess.Popen[bytes], TaskID] = {}
+        failures: dict[subprocess.Popen[bytes], str] = {}
         selector = stack.enter_context(selectors.DefaultSelector())
         for protocol in protocols:
             process = stack.enter_context(replay_process(home, protocol.model, daemon_pid))
@@ -118,19 +124,17 @@ def replay_side_by_side(home: Home, protocols: Sequence[ModelProtocol], daemon_p
             for key, _ in selector.select():
                 process, output = key.data, cast(IO[bytes], key.fileobj)
                 if line := output.readline():
-                    tell(progress, replays[process], json.loads(line))
+                    told: dict[str, Any] = json.loads(line)
+                    if FAILED in told:
+                        failures[process] = told[FAILED]
+                    else:
+                        progress.update(replays[process], **told)
                     continue
                 selector.unregister(output)
                 progress.stop_task(replays.pop(process))
-                if process.wait() != 0:
-                    raise DemoError(f"the replay of {process.args[-2]} ended in an error; see {home.dagster}")
-
-
-def tell(progress: Progress, task: TaskID, told: Mapping[str, Any]) -> None:
-    """Show what a replay tells of itself; raises DemoError where that is why it cannot go on."""
-    if "failed" in told:
-        raise DemoError(told["failed"])
-    progress.update(task, **told)
+                if process.wait() != 0 and process not in failures:
+                    failures[process] = f"the replay of {process.args[-2]} ended in an error; see {home.dagster}"
+    return list(failures.values())
 
 
 @contextmanager

@@ -49,6 +49,7 @@ from clinical_assets.resources.registry import Registry
 DAEMON_WITHIN_SECONDS = 180.0
 RUN_WITHIN_SECONDS = 1800.0
 POLL_SECONDS = 0.3
+FAILED = "failed"
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -119,7 +120,10 @@ class Replay:
             )
         step("it is signed, and the daemon releases it", None if released else self._sign_and_wait)
         if not released and champion_version(self.instance, model) is None:
-            raise DemoError(f"the first candidate of {model} was not released; see {self.home.reports / model}")
+            raise DemoError(
+                f"the first candidate of {model} does not meet its limits and was refused; see "
+                f"{self.home.reports / model}"
+            )
         reported = self._partitions("drift_report")
         for month in months[develop + silent :]:
             step(
@@ -319,7 +323,7 @@ def main(model: str, daemon_pid: int) -> int:
             watching = OtherProcess(daemon_pid)
             Replay(home, lake, registry, instance, read_protocol(model), WrittenProgress(), watching).run()
     except DemoError as error:
-        print(json.dumps({"failed": str(error)}), flush=True)
+        print(json.dumps({FAILED: str(error)}), flush=True)
         return 1
     except KeyboardInterrupt:
         return 130

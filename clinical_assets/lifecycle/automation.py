@@ -57,7 +57,7 @@ def jobs(protocol: ModelProtocol) -> list[Any]:
         job("ripening", ("performance_report", "analytics"), "What a month's ripened outcomes say of the champion"),
         job("publication", ("analytics",), "The analysts' file, built anew"),
         job("retraining", DEVELOPMENT_CHAIN, "A new candidate with its validation report", **{RETRAINING: model}),
-        job("silent_month", SILENT_MONTH, "What a candidate says of the months that have arrived since, shown to nobody"),
+        job("silent_month", SILENT_MONTH, "What a candidate says of months that have arrived since, shown to nobody"),
         job("release", ("sign_off", "release", "analytics"), "The release of a signed candidate"),
         job("sign_off", ("sign_off", "analytics"), "The signatures on a candidate that is not released"),
     ]
