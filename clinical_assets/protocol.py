@@ -297,7 +297,7 @@ class ModelProtocol(WrittenProtocol):
     def watched_columns(self, columns: list[str]) -> list[str]:
         """The columns of `features` that are profiled and compared month by month."""
         device = [self.monitoring.device] if self.monitoring.device else []
-        return list(dict.fromkeys([*(self.monitoring.watched or self.feature_columns(columns)), *device]))
+        return list(dict.fromkeys([*device, *(self.monitoring.watched or self.feature_columns(columns))]))
 
 
 def load_object(path: str) -> Any:

@@ -309,7 +309,7 @@ def test_watched_are_the_named_columns_and_the_device_once_or_else_every_feature
 
     assert watched() == ["heart_rate", "camera", "sharpness"]
     assert watched(watched=("sharpness",)) == ["sharpness"]
-    assert watched(watched=("sharpness",), device="camera") == ["sharpness", "camera"]
+    assert watched(watched=("sharpness",), device="camera") == ["camera", "sharpness"]
     assert watched(watched=("camera", "sharpness"), device="camera") == ["camera", "sharpness"]
 
 

@@ -21,7 +21,7 @@ from clinical_assets.protocol import Verdict
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 Ints = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
-PATIENTS = {"A": 2_000, "B": 1_000}
+PATIENTS = {"A": 4_000, "B": 2_000}
 FIRST_PATIENT = {"A": 1, "B": 100_001}
 FOLDERS = {"A": "training", "B": "training_setB"}
 UNIT_CHANGE = date(2025, 8, 1)
@@ -51,7 +51,7 @@ SIMULATED_DRIFT = (
 """Apart from these changes, what is drawn is stationary by month of admission."""
 
 MMOL_L_OF_MG_DL_UREA_NITROGEN = 0.357
-SEPTIC_LOG_ODDS = {"A": -2.6, "B": -3.1}
+SEPTIC_LOG_ODDS = {"A": -2.0, "B": -2.5}
 FRAILTY_LOG_ODDS = 0.6  # each standard deviation
 DECADE_LOG_ODDS = 0.1  # each decade of age above 62 years
 ILL_FROM_H, ILL_UNTIL_H = -12, 6  # around the onset, over which the illness grows from 0 to 1

@@ -45,7 +45,7 @@ def test_each_month_holds_its_own_patients_and_together_they_are_all(simulated: 
     assert all(part["month"].unique().to_list() == [month] for part, month in zip(parts, months, strict=True))
     together = icu_hours(simulated, REPLAY)
     assert sum(len(part) for part in parts) == len(together)
-    assert sum(part["patient_id"].n_unique() for part in parts) == together["patient_id"].n_unique() == 3_000
+    assert sum(part["patient_id"].n_unique() for part in parts) == together["patient_id"].n_unique() == 6_000
 
 
 def test_a_stay_is_in_the_month_of_its_admission_as_a_whole(simulated: Archive) -> None:
