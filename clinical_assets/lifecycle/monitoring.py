@@ -6,7 +6,7 @@ Belongs here: the assets of monitoring. Does not belong here: any statistic, and
 import dagster as dg
 import polars as pl
 
-from clinical_assets.learning.scoring import OUTPUTS
+from clinical_assets.learning.scoring import OUTPUTS, watched_outputs
 from clinical_assets.lifecycle.catalogue import markdown_table, picture
 from clinical_assets.lifecycle.champion import drift_monitor, drift_table
 from clinical_assets.lifecycle.conditions import FLOW, RIPENING_TICK
@@ -52,7 +52,7 @@ def drift_report(
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """The month against the training data of the version that scored it: evidence per column, verdict, severity."""
     version = registry.open().version(protocol.model, predictions["model_version"][0])
-    outputs = predictions.select(protocol.unit, pl.col("risk").alias("predicted_risk"), pl.col(OUTPUTS))
+    outputs = predictions.select(protocol.unit).hstack(watched_outputs(predictions))
     rows = features.join(outputs, on=protocol.unit)
     report = drift_monitor(lake.open(), registry.open(), version, protocol).check(rows)
     table = drift_table(report, version, features)
