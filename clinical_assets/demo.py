@@ -14,13 +14,11 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import date
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
 import dagster as dg
 import yaml
-from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -31,15 +29,14 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
-from rich.table import Table
 
 from clinical_assets.archives.archive import Archive, ArchiveError, PublishedArchive
 from clinical_assets.archives.calendar import CALENDAR_NOTE
 from clinical_assets.archives.download import download_bar, fetch
-from clinical_assets.lifecycle.automation import IN_FLIGHT, MONTH, RETRAINING, TRIGGER, recorded
+from clinical_assets.demo_summary import found_table, months_table
+from clinical_assets.lifecycle.automation import IN_FLIGHT
 from clinical_assets.protocol import ModelProtocol, load_object, read_protocol
 from clinical_assets.replay import FAILED, POLL_SECONDS, DemoError
-from clinical_assets.reporting.metric_words import describe_metric
 from clinical_assets.resources.home import PROJECT, Home, write_atomically
 from clinical_assets.resources.lake import Lake
 from clinical_assets.resources.registry import Registry
@@ -98,6 +95,8 @@ def run_demo(home: Home, data: DataChoice, console: Console, models: Sequence[st
         watched = [protocol for protocol in protocols if lake.exists(f"{protocol.model}.drift_report")]
         for protocol in watched:
             console.print(months_table(lake, instance, protocol))
+            if found := found_table(lake, protocol):
+                console.print(found)
     if watched:
         console.print(where_to_look(home, registry, watched), soft_wrap=True, highlight=False)
     if failures:
@@ -228,58 +227,6 @@ def answers(port: int) -> bool:
     """Whether something on this machine takes connections at a port."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def months_table(lake: Lake, instance: dg.DagsterInstance, protocol: ModelProtocol) -> Table:
-    """Month by month, what was seen of one model and what was done about it."""
-    model = protocol.model
-    drift = lake.read(f"{model}.drift_report").sort("evidence", "value", descending=True, nulls_last=True)
-    performance = lake.read(f"{model}.performance_report", where={"subgroup": "overall"})
-    figures = {(row["month"], row["metric"]): row["value"] for row in performance.iter_rows(named=True)}
-    status = dict(performance.select("month", "status").unique().iter_rows())
-    done = repairs(instance, model)
-    table = Table(title=f"{protocol.title} on {drift['data_origin'][0]}: what was seen, and what was done", box=SIMPLE)
-    headline = protocol.monitoring.headline
-    name = describe_metric(headline, protocol).name
-    for heading in ("month", "live", "verdict", "moved", "most of all", name, "O:E", "done by the daemon"):
-        table.add_column(heading, overflow="fold", no_wrap=heading in ("month", "verdict", "moved"))
-    for (month,), rows in sorted(drift.group_by("month", maintain_order=True), key=lambda item: item[0]):
-        flagged = rows.filter("flagged")
-        headlined, ratio = (figures.get((month, metric)) for metric in (headline, "observed_expected_ratio"))
-        unripe = "" if status.get(month) == "ripe" else status.get(month, "not_ripe").replace("_", " ")
-        table.add_row(
-            f"{month:%Y-%m}",
-            f"v{rows['champion_version'][0]}",
-            rows["verdict"][0],
-            f"{flagged['column'].n_unique()} of {rows['column'].n_unique()}",
-            movement_in_words(flagged.row(0, named=True)) if flagged.height else "-",
-            unripe or ("undefined" if headlined is None else f"{headlined:.3f}"),
-            unripe or ("undefined" if ratio is None else f"{ratio:.2f}"),
-            done.get(month, ""),
-        )
-    return table
-
-
-def movement_in_words(row: Mapping[str, Any]) -> str:
-    """The movement of one column, short."""
-    if row["statistic"] == "missing_rate_change":
-        return f"{row['column']} missing {row['reference_missing_rate']:.0%} -> {row['batch_missing_rate']:.0%}"
-    return f"{row['column']} {row['statistic'].replace('_', ' ')} {row['value']:.2f}"
-
-
-def repairs(instance: dg.DagsterInstance, model: str) -> dict[date, str]:
-    """What each retraining for drift came to, by the month that called for it."""
-    trained = instance.fetch_materializations(dg.AssetKey([model, "trained_model"]), limit=1000).records
-    versions = {record.run_id: int(recorded(record.event_log_entry, "version")) for record in trained}
-    releases = instance.fetch_materializations(dg.AssetKey([model, "release"]), limit=1000).records
-    released = {int(recorded(record.event_log_entry, "version")) for record in releases}
-    words: dict[date, str] = {}
-    for run in instance.get_runs(dg.RunsFilter(tags={RETRAINING: model, TRIGGER: "drift"})):
-        version = versions.get(run.run_id)
-        outcome = "released" if version in released else "refused"
-        told = f"retrained: v{version} {outcome}" if version else f"retraining {run.status.value.lower()}"
-        words[date.fromisoformat(run.tags[MONTH])] = told
-    return words
 
 
 def where_to_look(home: Home, registry: Registry, protocols: list[ModelProtocol]) -> str:

@@ -48,6 +48,23 @@ class Verdict(StrEnum):
     CANNOT_TELL = "cannot_tell"
 
 
+class Repair(StrEnum):
+    """What is to be done about a month, the smallest first; all but the first two and the last make a candidate."""
+
+    NONE = "none"
+    FIX_DATA = "fix_data"
+    RECALIBRATE_INTERCEPT = "recalibrate_intercept"
+    RECALIBRATE_SLOPE = "recalibrate_slope"
+    MOVE_THRESHOLD = "move_threshold"
+    RETRAIN = "retrain"
+    ROLL_BACK = "roll_back"
+
+    @property
+    def needs_candidate(self) -> bool:
+        """Whether a new version is made, which goes through evaluation, report and signatures."""
+        return self not in (Repair.NONE, Repair.FIX_DATA, Repair.ROLL_BACK)
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """A measured value with its 95 % interval and the number of rows it rests on; `None` where it is undefined."""
@@ -99,9 +116,7 @@ class Outcome(_Frozen):
     @model_validator(mode="after")
     def _grades_alone_have_a_cut(self) -> Self:
         if self.kind == "binary" and self.event_from != 1:
-            raise ValueError(
-                "outcome: a binary outcome is an event from 1 on; leave event_from out, or say graded"
-            )
+            raise ValueError("outcome: a binary outcome is an event from 1 on; leave event_from out, or say graded")
         return self
 
     def is_event(self, rows: pl.DataFrame) -> pl.Series:
@@ -171,8 +186,10 @@ class JudgedLimit:
 
 
 class Monitoring(_Frozen):
-    """How drift is watched: which columns, the error rate of its alarms, and how large a movement must be to matter.
+    """How drift is watched: which columns, the error rate of its alarms, and how much harm is tolerated.
 
+    `tolerated_loss` is in the headline metric; observed over expected may lie between 1 / (1 + x) and 1 + x with x the
+    `tolerated_miscalibration`. A month is `stable` only where a shift of `smallest_shift_sd` would have been seen.
     `watched` are columns of `features`; every feature where none is named. The model's own outputs are always watched.
     `device` is the column whose every value must have been seen in training: one row of another alarms at once.
     """
@@ -180,9 +197,8 @@ class Monitoring(_Frozen):
     false_alarms_per_year: Fraction = 0.05
     headline: str
     tolerated_loss: float = Field(gt=0.0)
-    relevant_psi: float = Field(default=0.1, gt=0.0)
-    relevant_missing_rate_change: Fraction = 0.2
-    minimum_drifted_columns: int = Field(default=1, ge=1)
+    tolerated_miscalibration: Fraction = 0.1
+    smallest_shift_sd: float = Field(default=0.2, gt=0.0)
     watched: tuple[str, ...] = ()
     device: str | None = None
 

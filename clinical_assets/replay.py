@@ -40,8 +40,7 @@ from clinical_assets.lifecycle.automation import (
     recorded,
     waiting_candidate,
 )
-from clinical_assets.monitoring.repair import RETRAINING_VERDICTS
-from clinical_assets.protocol import Judgement, ModelProtocol, ModelVersion, Verdict, month_after, read_protocol
+from clinical_assets.protocol import Judgement, ModelProtocol, ModelVersion, Repair, month_after, read_protocol
 from clinical_assets.resources.home import Home
 from clinical_assets.resources.lake import Lake
 from clinical_assets.resources.registry import Registry
@@ -124,7 +123,7 @@ class Replay:
                 f"the first candidate of {model} does not meet its limits and was refused; see "
                 f"{self.home.reports / model}"
             )
-        reported = self._partitions("drift_report")
+        reported = self._partitions("repair_plan")
         for month in months[develop + silent :]:
             step(
                 f"{month:%Y-%m} is scored, profiled, compared",
@@ -152,9 +151,10 @@ class Replay:
             self._wait(seen, RUN_WITHIN_SECONDS, f"the silent run of {model} on {newest:%Y-%m} did not end")
 
     def _month(self, month: date) -> None:
-        # A look at what has ripened publishes too; then the month itself need not.
-        self._job("month", month, without="analytics" if self._unripe_months(month) else None)
-        self._look_again_at_unripe_months(month)
+        # Nobody reads in between: the file is published with every release, and at the end.
+        self._job("month", month, without="analytics")
+        for unripe in self._unripe_months(month):
+            self._job("ripening", unripe, without="analytics")
         self._await_repair(month)
 
     def _job(self, name: str, month: date | None = None, without: str | None = None) -> None:
@@ -179,12 +179,6 @@ class Replay:
         if failed := [x for x in result.get_asset_check_evaluations() if not x.passed and x.blocking]:
             raise DemoError(f"{failed[0].asset_key.to_user_string()}: the check {failed[0].check_name} failed")
 
-    def _look_again_at_unripe_months(self, newest: date) -> None:
-        # The last look publishes for all.
-        unripe = self._unripe_months(newest)
-        for month in unripe:
-            self._job("ripening", month, without=None if month == unripe[-1] else "analytics")
-
     def _unripe_months(self, newest: date) -> list[date]:
         table = f"{self.protocol.model}.performance_report"
         if not self.lake.exists(table):
@@ -198,20 +192,20 @@ class Replay:
         self._await_silent_run()
         self._sign_and_wait()
         model = self.protocol.model
-        key = dg.AssetKey([model, "drift_report"])
-        report = self.instance.fetch_materializations(key, limit=1).records[0]
-        shifted = Verdict(recorded(report.event_log_entry, "drift/verdict")) in RETRAINING_VERDICTS
-        if not shifted and not self._sensor_cursor().get("pending"):
+        key = dg.AssetKey([model, "repair_plan"])
+        plan = self.instance.fetch_materializations(key, limit=1).records[0]
+        idle = Repair(recorded(plan.event_log_entry, "repair/repair")) is Repair.NONE
+        if idle and not self._sensor_cursor().get("pending"):
             return
         self._wait(
-            lambda: self._sensor_cursor().get("storage_id", 0) >= report.storage_id,
+            lambda: self._sensor_cursor().get("storage_id", 0) >= plan.storage_id,
             DAEMON_WITHIN_SECONDS,
-            f"the daemon's sensor {model}_retraining_when_drifted did not look at {month:%Y-%m}",
+            f"the daemon's sensor {model}_repair_when_due did not look at {month:%Y-%m}",
         )
         self._wait(
             lambda: not self.instance.get_runs(dg.RunsFilter(tags={RETRAINING: model}, statuses=IN_FLIGHT), limit=1),
             RUN_WITHIN_SECONDS,
-            f"the retraining of {model} for {month:%Y-%m} did not end",
+            f"the repair of {model} for {month:%Y-%m} did not end",
         )
         self._sign_and_wait()
 
@@ -232,7 +226,7 @@ class Replay:
             )
 
     def _sensor_cursor(self) -> Mapping[str, Any]:
-        name = f"{self.protocol.model}_retraining_when_drifted"
+        name = f"{self.protocol.model}_repair_when_due"
         for state in self.instance.all_instigator_state(instigator_type=InstigatorType.SENSOR):
             cursor = getattr(state.instigator_data, "cursor", None)
             if state.instigator_name == name and cursor:

@@ -109,6 +109,10 @@ class PublishedArchive(ABC):
     def simulate(self, directory: Path, seed: int) -> Path:
         """Write a simulated archive in the publisher's layout into `directory`, and return its path."""
 
+    @abstractmethod
+    def known_drift(self) -> "tuple[KnownDrift, ...]":
+        """The changes that its simulated archive makes, in order of time."""
+
     def origin(self, sha256: str, published_sha256: str, *, simulated: bool) -> str:
         """The `data_origin` of an archive whose data have this checksum."""
         if simulated:

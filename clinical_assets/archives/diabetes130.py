@@ -18,6 +18,7 @@ from clinical_assets.archives.archive import (
     Archive,
     ArchiveError,
     Download,
+    KnownDrift,
     PublishedArchive,
     PublishedFile,
     hash_bytes,
@@ -121,6 +122,12 @@ class Diabetes130(PublishedArchive):
         from clinical_assets.archives.simulated_diabetes import write_simulated_archive
 
         return write_simulated_archive(directory, seed)
+
+    def known_drift(self) -> tuple[KnownDrift, ...]:
+        """The changes that the simulated archive makes."""
+        from clinical_assets.archives.simulated_diabetes import SIMULATED_DRIFT
+
+        return SIMULATED_DRIFT
 
 
 DIABETES130 = Diabetes130(

@@ -18,6 +18,7 @@ from clinical_assets.archives.archive import (
     SIMULATED_MARKER,
     Archive,
     ArchiveError,
+    KnownDrift,
     PublishedArchive,
     hash_bytes,
     lines_of,
@@ -89,6 +90,10 @@ class FundusFolder(PublishedArchive):
         from clinical_assets.archives.simulated_fundus import write_simulated_folder
 
         return write_simulated_folder(directory, seed)
+
+    def known_drift(self) -> tuple[KnownDrift, ...]:
+        """None: a folder holds what a clinic has put there, and the simulated one is stationary."""
+        return ()
 
 
 FUNDUS_FOLDER = FundusFolder(

@@ -24,6 +24,7 @@ from clinical_assets.archives.archive import (
     Archive,
     ArchiveError,
     Download,
+    KnownDrift,
     PublishedArchive,
     hash_bytes,
     lines_of,
@@ -119,6 +120,12 @@ class PhysioNet2019(PublishedArchive):
         from clinical_assets.archives.simulated_icu import write_simulated_archive
 
         return write_simulated_archive(directory / self.name, seed)
+
+    def known_drift(self) -> tuple[KnownDrift, ...]:
+        """The changes that the simulated archive makes."""
+        from clinical_assets.archives.simulated_icu import SIMULATED_DRIFT
+
+        return SIMULATED_DRIFT
 
 
 _DOWNLOADS = "https://archive.physionet.org/users/shared/challenge-2019/"

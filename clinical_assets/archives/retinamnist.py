@@ -19,6 +19,7 @@ from clinical_assets.archives.archive import (
     Archive,
     ArchiveError,
     Download,
+    KnownDrift,
     PublishedArchive,
     PublishedFile,
     hash_bytes,
@@ -75,6 +76,12 @@ class RetinaMnist(PublishedArchive):
         from clinical_assets.archives.simulated_fundus import write_simulated_archive
 
         return write_simulated_archive(directory, seed)
+
+    def known_drift(self) -> tuple[KnownDrift, ...]:
+        """The changes that the simulated archive makes."""
+        from clinical_assets.archives.simulated_fundus import SIMULATED_DRIFT
+
+        return SIMULATED_DRIFT
 
 
 RETINAMNIST = RetinaMnist(

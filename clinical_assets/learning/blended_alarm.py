@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Self
 
 import numpy as np
 import polars as pl
@@ -34,11 +34,14 @@ class BlendedAlarm:
     `sequence_weight`, the network's share of the average.
     """
 
-    packages: ClassVar[tuple[str, ...]] = (*BoostedAlarm.packages, *SequenceAlarm.packages)
-
     boosted: BoostedAlarm
     sequence: SequenceAlarm
     calibration: ScoreCalibration
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """The distributions without which the saved files cannot be read."""
+        return (*self.boosted.packages, *self.sequence.packages)
 
     @property
     def feature_names(self) -> tuple[str, ...]:

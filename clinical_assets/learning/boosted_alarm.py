@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -109,12 +109,15 @@ class BoostedAlarm:
     splits: Geurts 2006. The same rows in the same order give the same model.
     """
 
-    packages: ClassVar[tuple[str, ...]] = ("lightgbm",)
-
     feature_names: tuple[str, ...]
     members: tuple[str, ...]
     boosters: tuple[lightgbm.Booster, ...]
     calibration: ScoreCalibration
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """The distributions without which the saved files cannot be read."""
+        return ("lightgbm",)
 
     @classmethod
     def fit(cls, training_set: pl.DataFrame, protocol: ModelProtocol) -> Self:

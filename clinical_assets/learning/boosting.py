@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, fields, replace
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, Self
 from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile, ZipInfo
 
 import numpy as np
@@ -79,14 +79,17 @@ class BoostedRisk:
     the same model.
     """
 
-    packages: ClassVar[tuple[str, ...]] = ("scikit-learn", "skops")
-
     feature_names: tuple[str, ...]
     categories: tuple[str, ...]
     encoder: TargetEncoder | None
     trees: HistGradientBoostingClassifier
     recalibration_intercept: float = 0.0
     recalibration_slope: float = 1.0
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """The distributions without which the saved files cannot be read."""
+        return ("scikit-learn", "skops")
 
     @classmethod
     def fit(cls, training_set: pl.DataFrame, protocol: ModelProtocol) -> Self:

@@ -4,7 +4,7 @@ Belongs here: the interface between the lifecycle and a model. Does not belong h
 """
 
 from pathlib import Path
-from typing import ClassVar, Protocol, Self
+from typing import Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,23 +17,17 @@ class LearningError(ValueError):
     """Something cannot be learnt, applied or loaded as it stands; the message names the fault and the remedy."""
 
 
-class RiskEstimator(Protocol):
-    """A model of one outcome that can be fitted, applied, saved and loaded without pickle."""
+class FittedEstimator(Protocol):
+    """A model of one outcome as it is used: applied, watched and saved without pickle."""
 
-    packages: ClassVar[tuple[str, ...]]
-    """The distributions without which the saved files cannot be read."""
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """The distributions without which the saved files cannot be read."""
+        ...
 
     @property
     def feature_names(self) -> tuple[str, ...]:
         """The columns `predict` reads."""
-        ...
-
-    @classmethod
-    def fit(cls, training_set: pl.DataFrame, protocol: ModelProtocol) -> Self:
-        """Learn from the rows whose `split` is `train`, and calibrate on those whose `split` is `calibrate`.
-
-        Raises LearningError when a setting of the protocol is unknown or a split cannot be learnt from.
-        """
         ...
 
     def predict(self, features: pl.DataFrame) -> npt.NDArray[np.float64]:
@@ -51,7 +45,19 @@ class RiskEstimator(Protocol):
         ...
 
     def save(self, directory: Path) -> None:
-        """Write everything `load` needs into an existing directory."""
+        """Write everything that is needed to load it into an existing directory."""
+        ...
+
+
+class RiskEstimator(FittedEstimator, Protocol):
+    """A model that can be fitted and loaded: the class that a protocol names."""
+
+    @classmethod
+    def fit(cls, training_set: pl.DataFrame, protocol: ModelProtocol) -> Self:
+        """Learn from the rows whose `split` is `train`, and calibrate on those whose `split` is `calibrate`.
+
+        Raises LearningError when a setting of the protocol is unknown or a split cannot be learnt from.
+        """
         ...
 
     @classmethod

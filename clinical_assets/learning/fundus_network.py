@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -143,13 +143,16 @@ class FundusNetwork:
     CUDA, a GPU is used and may differ in the last digits.
     """
 
-    packages: ClassVar[tuple[str, ...]] = ("torch", "safetensors", "pillow")
-
     settings: FundusSettings
     pretrained: Weights
     networks: tuple[Weights, ...]
     readout: Readout
     temperature: float = 1.0
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """The distributions without which the saved files cannot be read."""
+        return ("torch", "safetensors", "pillow")
 
     @property
     def feature_names(self) -> tuple[str, ...]:

@@ -9,13 +9,16 @@ import time
 import polars as pl
 
 from clinical_assets.evaluation.assessment import Assessment
-from clinical_assets.learning.estimator import RiskEstimator
+from clinical_assets.learning.estimator import FittedEstimator
 from clinical_assets.protocol import ModelProtocol, ModelVersion, load_object
 
-OUTPUTS = "^(predicted|representation)_.+$"
+REPRESENTATION = "representation_"
+OUTPUTS = f"^(predicted_|{REPRESENTATION}).+$"
 
 
-def score(estimator: RiskEstimator, rows: pl.DataFrame, version: ModelVersion, protocol: ModelProtocol) -> pl.DataFrame:
+def score(
+    estimator: FittedEstimator, rows: pl.DataFrame, version: ModelVersion, protocol: ModelProtocol
+) -> pl.DataFrame:
     """What a version says of every row, in the order of the rows: the columns to stand beside theirs.
 
     `risk`, `alerted`, `threshold` and what else the protocol's assessment makes of a prediction; the columns

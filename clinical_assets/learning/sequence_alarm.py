@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -83,14 +83,17 @@ class SequenceAlarm:
     may differ in the last digits.
     """
 
-    packages: ClassVar[tuple[str, ...]] = ("torch", "safetensors")
-
     settings: SequenceAlarmSettings
     columns: ReadColumns
     patient: str
     index_time: str
     network: StayNetwork
     calibration: ScoreCalibration
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """The distributions without which the saved files cannot be read."""
+        return ("torch", "safetensors")
 
     @property
     def feature_names(self) -> tuple[str, ...]:

@@ -12,23 +12,36 @@ import dagster as dg
 from dagster._core.events.log import EventLogEntry
 from pydantic import TypeAdapter
 
+from clinical_assets.governance.incidents import Incident
 from clinical_assets.governance.signatures import last_words, read_signatures
+from clinical_assets.lifecycle.conditions import REPAIR
 from clinical_assets.lifecycle.data import MONTHS
-from clinical_assets.monitoring.repair import DriftNotice, RetrainingHistory, decide_repair
-from clinical_assets.protocol import ModelProtocol, Verdict
+from clinical_assets.lifecycle.incidents import MODEL, open_incident
+from clinical_assets.monitoring.repair_request import RepairHistory, RepairNotice, request_repair
+from clinical_assets.protocol import ModelProtocol, Repair
 from clinical_assets.resources.home import Home
+from clinical_assets.resources.lake_io_manager import LakeResource
 from clinical_assets.resources.platform import HomeResource
 
-MODEL, TRIGGER, MONTH = "clinical/model", "clinical/trigger", "clinical/month"
+TRIGGER, MONTH = "clinical/trigger", "clinical/month"
 RETRAINING, SILENT = "clinical/retraining", "clinical/silent_run"
-REPORTS_PER_TICK = 60
+PLANS_PER_TICK = 60
 SENSOR_SECONDS = 5
 
 INTAKE = ("dataset", "data_quality", "features")
-MONTHLY = (*INTAKE, "predictions", "profile", "drift_report", "performance_report", "analytics")
+MONTHLY = (
+    *INTAKE,
+    "predictions",
+    "profile",
+    "estimated_performance",
+    "drift_report",
+    "performance_report",
+    "repair_plan",
+    "analytics",
+)
 DEVELOPMENT_CHAIN = ("protocol", "training_set", "trained_model", "evaluation", "silent_run", "validation_report")
 SILENT_MONTH = ("silent_run", "validation_report")
-NOTICES = TypeAdapter(list[DriftNotice])
+NOTICES = TypeAdapter(list[RepairNotice])
 IN_FLIGHT = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -79,7 +92,7 @@ def schedules(protocol: ModelProtocol) -> list[dg.ScheduleDefinition]:
 
 
 def sensors(protocol: ModelProtocol) -> list[dg.SensorDefinition]:
-    """What watches one model: its months, its drift reports, its signatures."""
+    """What watches one model: its months, its repair plans, its signatures."""
     return [
         dg.AutomationConditionSensorDefinition(
             f"{protocol.model}_months_flow",
@@ -87,60 +100,71 @@ def sensors(protocol: ModelProtocol) -> list[dg.SensorDefinition]:
             default_status=dg.DefaultSensorStatus.RUNNING,
             run_tags={MODEL: protocol.model, TRIGGER: "automation"},
         ),
-        retraining_when_drifted(protocol),
+        repair_when_due(protocol),
         *([silent_run_when_month_arrived(protocol)] if protocol.silent_months else []),
         release_when_signed(protocol),
         record_when_rejected(protocol),
     ]
 
 
-def retraining_when_drifted(protocol: ModelProtocol) -> dg.SensorDefinition:
-    """The sensor that steps through every new drift report and asks for one retraining where the verdicts call for it.
+def repair_when_due(protocol: ModelProtocol) -> dg.SensorDefinition:
+    """The sensor that steps through every new repair plan and asks for the one candidate that the plans call for.
 
-    Its cursor holds how far it has looked, and the notices that no retraining has met yet.
+    Its cursor holds how far it has looked, and the notices that no repair has met yet.
     """
     model = protocol.model
 
     @dg.sensor(
-        name=f"{model}_retraining_when_drifted",
+        name=f"{model}_repair_when_due",
         job_name=f"{model}_retraining",
         minimum_interval_seconds=SENSOR_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Steps through every new drift report of {model} and asks for one retraining when it has shifted.",
+        description=f"Steps through every new repair plan of {model} and asks for the candidate that is due.",
     )
-    def sensor(context: dg.SensorEvaluationContext, home: HomeResource) -> dg.SensorResult | dg.SkipReason:
+    def sensor(
+        context: dg.SensorEvaluationContext, home: HomeResource, lake: LakeResource
+    ) -> dg.SensorResult | dg.SkipReason:
         cursor = json.loads(context.cursor or '{"storage_id": 0, "pending": []}')
         instance = context.instance
-        reports = instance.fetch_materializations(
-            dg.AssetRecordsFilter(dg.AssetKey([model, "drift_report"]), after_storage_id=cursor["storage_id"]),
-            limit=REPORTS_PER_TICK,
+        plans = instance.fetch_materializations(
+            dg.AssetRecordsFilter(dg.AssetKey([model, "repair_plan"]), after_storage_id=cursor["storage_id"]),
+            limit=PLANS_PER_TICK,
             ascending=True,
         ).records
         pending = NOTICES.validate_python(cursor["pending"])
-        if not reports and not pending:
-            return dg.SkipReason(f"no drift report of {model} since the last look")
-        notices = {notice.month: notice for notice in [*pending, *(notice_of(x.event_log_entry) for x in reports)]}
-        history = retraining_history(instance, model)
-        decision = decide_repair(
+        if not plans and not pending:
+            return dg.SkipReason(f"no repair plan of {model} since the last look")
+        for plan in plans:
+            if incident := incident_of(plan.event_log_entry, model):
+                open_incident(lake.open(), incident)
+        notices = {notice.month: notice for notice in [*pending, *(notice_of(x.event_log_entry) for x in plans)]}
+        history = repair_history(instance, model)
+        decision = request_repair(
             list(notices.values()),
             champion_version(instance, model),
-            newest_month(instance, model, "drift_report"),
+            newest_month(instance, model, "repair_plan"),
             protocol.retraining.cool_down_days,
             history,
             awaited_candidate(instance, home.open(), protocol),
         )
         remaining = {
-            "storage_id": reports[-1].storage_id if reports else cursor["storage_id"],
+            "storage_id": plans[-1].storage_id if plans else cursor["storage_id"],
             "pending": [asdict(notice) for notice in decision.pending],
         }
         reason = "; ".join(decision.reasons)
-        if (due := decision.retrain_for) is None:
+        if (due := decision.due) is None:
             return dg.SensorResult(skip_reason=dg.SkipReason(reason), cursor=json.dumps(remaining, default=str))
         attempt = history.failed_months.count(due.month)
-        context.log.info(f"retraining {model}: {reason}")
+        context.log.info(f"repairing {model}: {reason}")
         request = dg.RunRequest(
             run_key=f"{model}|{due.month:%Y-%m}|v{due.champion_version}" + (f"|retry {attempt}" if attempt else ""),
-            tags={MODEL: model, TRIGGER: "drift", MONTH: due.month.isoformat(), "clinical/reason": reason[:500]},
+            tags={
+                MODEL: model,
+                TRIGGER: "repair",
+                REPAIR: due.repair.value,
+                MONTH: due.month.isoformat(),
+                "clinical/reason": reason[:500],
+            },
         )
         return dg.SensorResult(run_requests=[request], cursor=json.dumps(remaining, default=str))
 
@@ -281,15 +305,24 @@ def recorded(entry: EventLogEntry, name: str) -> Any:
     return materialization.metadata[name].value
 
 
-def notice_of(entry: EventLogEntry) -> DriftNotice:
-    """A drift report's materialisation, as the rule of repair sees it."""
+def notice_of(entry: EventLogEntry) -> RepairNotice:
+    """A repair plan's materialisation, as the rule of repair sees it."""
     materialization = entry.asset_materialization
-    return DriftNotice(
+    return RepairNotice(
         month=month_of(str(materialization.partition if materialization else None)),
-        champion_version=int(recorded(entry, "drift/champion_version")),
-        verdict=Verdict(recorded(entry, "drift/verdict")),
-        reason=str(recorded(entry, "drift/reason")),
+        champion_version=int(recorded(entry, "repair/champion_version")),
+        repair=Repair(recorded(entry, "repair/repair")),
+        reason=str(recorded(entry, "repair/reason")),
     )
+
+
+def incident_of(entry: EventLogEntry, model: str) -> Incident | None:
+    """The incident that a repair plan calls for where people must act: mend the data, or roll back."""
+    repair = Repair(recorded(entry, "repair/repair"))
+    if repair not in (Repair.FIX_DATA, Repair.ROLL_BACK):
+        return None
+    columns = str(recorded(entry, "repair/columns"))
+    return Incident.of_plan(model, repair, columns, entry.run_id, str(recorded(entry, "repair/reason")))
 
 
 def month_of(partition: str) -> date:
@@ -309,13 +342,13 @@ def newest_month(instance: dg.DagsterInstance, model: str, asset: str) -> date:
     return month_of(max(partitions))
 
 
-def retraining_history(instance: dg.DagsterInstance, model: str) -> RetrainingHistory:
-    """What the run records say of the retrainings for drift, and whether any retraining is in flight."""
-    runs = instance.get_runs(dg.RunsFilter(tags={RETRAINING: model, TRIGGER: "drift"}))
+def repair_history(instance: dg.DagsterInstance, model: str) -> RepairHistory:
+    """What the run records say of the repairs so far, and whether any candidate is being made."""
+    runs = instance.get_runs(dg.RunsFilter(tags={RETRAINING: model, TRIGGER: "repair"}))
     months = {run.run_id: date.fromisoformat(run.tags[MONTH]) for run in runs}
     finished = [run.run_id for run in runs if run.status is dg.DagsterRunStatus.SUCCESS]
     failed = [run.run_id for run in runs if run.status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)]
-    return RetrainingHistory(
+    return RepairHistory(
         in_flight=bool(instance.get_runs(dg.RunsFilter(tags={RETRAINING: model}, statuses=IN_FLIGHT), limit=1)),
         last_month=max((months[run_id] for run_id in finished), default=None),
         failed_months=tuple(months[run_id] for run_id in failed),

@@ -21,7 +21,12 @@ from clinical_assets.governance.signatures import (
     read_signatures,
     read_signers,
 )
-from clinical_assets.learning.estimator import RiskEstimator
+from clinical_assets.learning.estimator import FittedEstimator
+from clinical_assets.learning.recalibration import (
+    fit_recalibration_intercept,
+    fit_recalibration_slope,
+    recalibrate,
+)
 from clinical_assets.learning.scoring import score
 from clinical_assets.protocol import (
     SILENT_MONTHS,
@@ -31,6 +36,7 @@ from clinical_assets.protocol import (
     ModelProtocol,
     ModelVersion,
     ProtocolError,
+    Repair,
     last_day,
     load_object,
 )
@@ -40,6 +46,11 @@ from clinical_assets.resources.lake import Lake
 from clinical_assets.resources.registry import CHAMPION, FIRST_RELEASE, Registry
 
 RESAMPLES = 500
+
+RECALIBRATIONS = {
+    Repair.RECALIBRATE_INTERCEPT: fit_recalibration_intercept,
+    Repair.RECALIBRATE_SLOPE: fit_recalibration_slope,
+}
 
 FINDING_SCHEMA = {
     "metric": pl.String,
@@ -79,17 +90,43 @@ def read_training_rows(lake: Lake, protocol: ModelProtocol, snapshot: int) -> pl
     return rows
 
 
+def make_estimator(
+    rows: pl.DataFrame, protocol: ModelProtocol, repair: Repair, registry: Registry
+) -> tuple[FittedEstimator, pl.DataFrame]:
+    """The estimator that a repair calls for, and the rows on which its thresholds are to be chosen.
+
+    A retraining learns anew from the training set. A recalibration lays a line over the champion, and a moved threshold
+    leaves it as it is; both are fitted on the rows of months that it has not learnt from, those of test patients never.
+    Raises ProtocolError where these are too few.
+    """
+    if repair is Repair.RETRAIN:
+        return load_object(protocol.estimator).fit(rows, protocol), rows.filter(split="calibrate")
+    champion = registry.champion(protocol.model)
+    recent = rows.filter(pl.col("split") != "test", pl.col("month") > champion.trained_through)
+    if recent.height < protocol.minimum_n:
+        raise ProtocolError(
+            f"{protocol.model}: {repair.value} rests on {recent.height:,} ripe rows since {champion.trained_through}; "
+            f"at least {protocol.minimum_n:,} are needed; wait for more outcomes or retrain"
+        )
+    estimator = registry.load(champion, protocol.estimator)
+    if fit := RECALIBRATIONS.get(repair):
+        assessment: Assessment = load_object(protocol.assessment)
+        risk = assessment.tabulate(estimator.predict(recent), protocol)["risk"]
+        return recalibrate(estimator, fit(protocol.outcome.is_event(recent), risk)), recent
+    return estimator, recent
+
+
 def register_candidate(
-    estimator: RiskEstimator,
+    estimator: FittedEstimator,
     rows: pl.DataFrame,
+    calibrate: pl.DataFrame,
     protocol: ModelProtocol,
     snapshot: int,
     registry: Registry,
     mlflow: Any,
 ) -> ModelVersion:
-    """Choose the thresholds on the calibration split, log what was learnt in the open MLflow run, and register it."""
+    """Choose the thresholds on the calibration rows, log what was learnt in the open MLflow run, and register it."""
     assessment: Assessment = load_object(protocol.assessment)
-    calibrate = rows.filter(pl.col("split") == "calibrate")
     tabulated = calibrate.hstack(assessment.tabulate(estimator.predict(calibrate), protocol))
     thresholds = assessment.choose_thresholds(tabulated, protocol)
     decided = assessment.decide(tabulated, thresholds)

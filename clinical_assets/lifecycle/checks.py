@@ -64,12 +64,23 @@ def checks(protocol: ModelProtocol) -> Sequence[dg.AssetChecksDefinition]:
             metadata={"limits": newest.height, "unmet": dg.MetadataValue.md("\n".join(words) or "none")},
         )
 
+    @dg.asset_check(asset=[model, "performance_report"], partitions_def=MONTHS)
+    def no_sensitivity_has_fallen(performance_report: pl.DataFrame) -> dg.AssetCheckResult:
+        """Nobody's sensitivity, overall or in a subgroup, has fallen since release by what its evidence shows."""
+        fallen = performance_report.filter("alarmed")["subgroup"].to_list()
+        return dg.AssetCheckResult(
+            passed=not fallen,
+            severity=dg.AssetCheckSeverity.WARN,
+            metadata={"fallen_in": ", ".join(fallen) or "no group"},
+        )
+
     return [
         *([every_value_keeps_the_contract] if contract else []),
         patients_are_pseudonyms,
         one_row_a_unit,
         one_patient_one_split,
         every_limit_is_met,
+        no_sensitivity_has_fallen,
     ]
 
 

@@ -9,6 +9,9 @@ import dagster as dg
 
 DEVELOPMENT = {"chain": "development"}
 
+REPAIR = "clinical/repair"
+"""The tag of a run that says which repair makes its candidate; without it the model is trained anew."""
+
 # `on_cron` would wait for every dependency to update since the tick, and the protocol never does.
 MONTHLY_TICK = (
     dg.AutomationCondition.in_latest_time_window()

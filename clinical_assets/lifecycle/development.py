@@ -20,6 +20,7 @@ from clinical_assets.lifecycle.candidate import (
     count_splits,
     findings_of,
     findings_table,
+    make_estimator,
     measure_silent_months,
     measure_transport,
     read_training_rows,
@@ -30,8 +31,8 @@ from clinical_assets.lifecycle.candidate import (
     silent_months_left,
 )
 from clinical_assets.lifecycle.catalogue import described, markdown_table, picture
-from clinical_assets.lifecycle.conditions import DEVELOPMENT
-from clinical_assets.protocol import SILENT_MONTHS, ModelProtocol, ModelVersion, last_day, load_object
+from clinical_assets.lifecycle.conditions import DEVELOPMENT, REPAIR
+from clinical_assets.protocol import SILENT_MONTHS, ModelProtocol, ModelVersion, Repair, last_day, load_object
 from clinical_assets.reporting.figures import calibration_figure
 from clinical_assets.reporting.validation_report import ValidationReport, render
 from clinical_assets.resources.home import hash_file, write_atomically
@@ -75,19 +76,25 @@ def training_set(protocol: ModelProtocol, lake: LakeResource) -> dg.MaterializeR
     io_manager_key="model_version_io",
 )
 def trained_model(
-    protocol: ModelProtocol, lake: LakeResource, registry: RegistryResource, mlflow: dg.ResourceParam[Any]
+    context: dg.AssetExecutionContext,
+    protocol: ModelProtocol,
+    lake: LakeResource,
+    registry: RegistryResource,
+    mlflow: dg.ResourceParam[Any],
 ) -> dg.MaterializeResult[ModelVersion]:
-    """A candidate: an estimator fitted and calibrated on the training set, registered without pickle as challenger."""
+    """A candidate: an estimator trained anew, or the champion recalibrated; registered without pickle as challenger."""
+    repair = Repair(context.op_execution_context.run_tags.get(REPAIR, Repair.RETRAIN.value))
     snapshot = lake.open().latest_snapshot()
     rows = read_training_rows(lake.open(), protocol, snapshot)
     refuse_mixed_protocols(protocol, rows["protocol_sha256"].unique(), "training_set")
     with finished_run(mlflow):
-        estimator = load_object(protocol.estimator).fit(rows, protocol)
-        version = register_candidate(estimator, rows, protocol, snapshot, registry.open(), mlflow)
+        estimator, calibrate = make_estimator(rows, protocol, repair, registry.open())
+        version = register_candidate(estimator, rows, calibrate, protocol, snapshot, registry.open(), mlflow)
     return dg.MaterializeResult(
         value=version,
         metadata={
             "version": version.version,
+            "made_by": repair.value,
             "mlflow_run_id": version.run_id,
             "artefact_sha256": version.artefact_sha256,
             "protocol_sha256": version.protocol_sha256,

@@ -1,4 +1,4 @@
-"""What opens an incident by itself: a run that failed.
+"""What opens an incident by itself: a run that failed, a repair plan that only people can carry out.
 
 Belongs here: the sensor, and how a failure becomes an incident. Does not belong here: what an incident is.
 """
@@ -7,10 +7,11 @@ import dagster as dg
 from dagster_shared.error import SerializableErrorInfo
 
 from clinical_assets.governance.incidents import INCIDENT_DESCRIPTIONS, Incident, incident_table
-from clinical_assets.lifecycle.automation import MODEL
+from clinical_assets.resources.lake import Lake
 from clinical_assets.resources.lake_io_manager import LakeResource
 
 INCIDENT_TABLE = "governance.incident"
+MODEL = "clinical/model"
 
 
 @dg.run_failure_sensor(
@@ -31,11 +32,17 @@ def incident_on_failure(context: dg.RunFailureSensorContext, lake: LakeResource)
         step=(steps[0].step_key if steps else None) or "none",
         error=describe_error(data.error if data else None) or "the run ended before any step did",
     )
-    rows = incident_table([incident])
-    lake.open().append(
+    open_incident(lake.open(), incident)
+
+
+def open_incident(lake: Lake, incident: Incident) -> None:
+    """Record an incident, unless one of the same cause is open already."""
+    if lake.exists(INCIDENT_TABLE) and lake.read(INCIDENT_TABLE, where={"incident_id": incident.incident_id}).height:
+        return
+    lake.append(
         INCIDENT_TABLE,
-        rows,
-        author=run.run_id,
+        incident_table([incident]),
+        author=incident.run_id,
         message=f"incident {incident.incident_id}",
         description="Every open problem: what opened it, in which run and step, and the error.",
         comments=INCIDENT_DESCRIPTIONS,

@@ -1,20 +1,42 @@
-"""What is seen of every month: profile, drift_report, and performance_report once outcomes are ripe.
+"""What is seen of every month: profile, estimate, drift, performance once outcomes are ripe, and the repair planned.
 
-Belongs here: the assets of monitoring. Does not belong here: any statistic, and what is done about a verdict.
+Belongs here: the assets of monitoring. Does not belong here: any statistic, and what is done about a plan.
 """
 
 import dagster as dg
 import polars as pl
 
-from clinical_assets.learning.scoring import OUTPUTS, watched_outputs
+from clinical_assets.learning.scoring import OUTPUTS
 from clinical_assets.lifecycle.catalogue import markdown_table, picture
-from clinical_assets.lifecycle.champion import drift_monitor, drift_table
+from clinical_assets.lifecycle.champion import (
+    baseline_of,
+    concept_evidence,
+    drift_monitor,
+    estimate_performance,
+    keep_evidence,
+    latest_ripe,
+    ripe_rows,
+    wholly_ripe,
+    with_previous_release,
+)
 from clinical_assets.lifecycle.conditions import FLOW, RIPENING_TICK
 from clinical_assets.lifecycle.data import MONTHS
+from clinical_assets.lifecycle.month_report import (
+    baseline_auroc,
+    drift_table,
+    estimate_table,
+    estimates_of,
+    judge_month,
+    loss_of,
+    scored_rows,
+    watched_rows,
+)
+from clinical_assets.monitoring.event_performance import report_events
 from clinical_assets.monitoring.performance import measure_performance
 from clinical_assets.monitoring.profiles import profile_frame, profile_table
-from clinical_assets.protocol import ModelProtocol, last_day
-from clinical_assets.reporting.figures import drift_bars
+from clinical_assets.monitoring.repair_plan import expected_by_month, plan_repair
+from clinical_assets.protocol import ModelProtocol, Verdict, last_day
+from clinical_assets.reporting.figures import drift_bars, observed_expected_figure
 from clinical_assets.resources.lake_io_manager import LakeResource
 from clinical_assets.resources.platform import RegistryResource
 
@@ -42,47 +64,20 @@ def profile(
 
 
 @dg.asset(partitions_def=MONTHS, automation_condition=FLOW, kinds={"python"})
-def drift_report(
+def estimated_performance(
     protocol: ModelProtocol,
     features: pl.DataFrame,
     predictions: pl.DataFrame,
-    profile: pl.DataFrame,
     lake: LakeResource,
     registry: RegistryResource,
 ) -> dg.MaterializeResult[pl.DataFrame]:
-    """The month against the training data of the version that scored it: evidence per column, verdict, severity."""
-    version = registry.open().version(protocol.model, predictions["model_version"][0])
-    outputs = predictions.select(protocol.unit).hstack(watched_outputs(predictions))
-    rows = features.join(outputs, on=protocol.unit)
-    report = drift_monitor(lake.open(), registry.open(), version, protocol).check(rows)
-    table = drift_table(report, version, features)
-    return dg.MaterializeResult(
-        value=table,
-        metadata={
-            "drift/verdict": report.verdict.value,
-            "drift/reason": report.reason,
-            "drift/champion_version": version.version,
-            "severity": report.severity,
-            "columns_flagged": report.columns.filter("flagged")["column"].n_unique(),
-            "columns_compared": report.columns["column"].n_unique(),
-            "evidence": picture(drift_bars(report.columns), "drift per column"),
-        },
-    )
-
-
-@dg.asset(partitions_def=MONTHS, automation_condition=RIPENING_TICK, kinds={"python"})
-def performance_report(
-    protocol: ModelProtocol, features: pl.DataFrame, predictions: pl.DataFrame, lake: LakeResource
-) -> dg.MaterializeResult[pl.DataFrame]:
-    """What the champion achieved in the month, on ripe outcomes only; an unripe month says that it is not ripe."""
-    known_by = last_day(max(lake.open().months(f"{protocol.model}.features")))
-    scored = features.join(
-        predictions.drop(protocol.patient, "month", protocol.index_time, "data_origin"), on=protocol.unit
-    )
-    measured = measure_performance(scored, protocol, known_by)
-    table = measured.select(
-        pl.lit(features["month"][0]).alias("month"),
-        pl.lit(scored["model_version"][0], pl.Int32).alias("model_version"),
+    """How well the month's predictions are likely to come true, before any outcome is known, and what a loss means."""
+    version, month = registry.open().version(protocol.model, predictions["model_version"][0]), features["month"][0]
+    scored = scored_rows(protocol, features, predictions)
+    estimated = estimate_performance(scored, lake.open(), registry.open(), version, protocol, month)
+    table = estimate_table(estimated, scored.height).select(
+        pl.lit(month).alias("month"),
+        pl.lit(version.version, pl.Int32).alias("model_version"),
         pl.all(),
         pl.lit(features["data_origin"][0]).alias("data_origin"),
     )
@@ -90,9 +85,129 @@ def performance_report(
     return dg.MaterializeResult(
         value=table,
         metadata={
+            "how": estimated if isinstance(estimated, str) else estimated[0].note,
+            "overall": markdown_table(overall.select("metric", "value", "low", "high", "n")),
+        },
+    )
+
+
+@dg.asset(partitions_def=MONTHS, automation_condition=FLOW, kinds={"python"})
+def drift_report(
+    context: dg.AssetExecutionContext,
+    protocol: ModelProtocol,
+    features: pl.DataFrame,
+    predictions: pl.DataFrame,
+    estimated_performance: pl.DataFrame,
+    profile: pl.DataFrame,
+    lake: LakeResource,
+    registry: RegistryResource,
+) -> dg.MaterializeResult[pl.DataFrame]:
+    """The month against the training data of the version that scored it: evidence per column, verdict, severity."""
+    version, month = registry.open().version(protocol.model, predictions["model_version"][0]), features["month"][0]
+    monitor = drift_monitor(lake.open(), registry.open(), version, protocol, month)
+    report = monitor.check(watched_rows(protocol, features, predictions), period=month)
+    keep_evidence(lake.open(), monitor, version, month, context.op_execution_context.run_id)
+    concept = concept_evidence(lake.open(), registry.open(), version, protocol, month)
+    judged = judge_month(report, concept, estimated_performance)
+    table = drift_table(judged, concept, version, month, features["data_origin"][0])
+    return dg.MaterializeResult(
+        value=table,
+        metadata={
+            "drift/verdict": judged.verdict.value,
+            "drift/reason": judged.reason,
+            "drift/champion_version": version.version,
+            "severity": judged.severity if judged.severity is not None else "cannot tell",
+            "columns_flagged": report.columns.filter("flagged")["column"].n_unique(),
+            "columns_compared": report.columns["column"].n_unique(),
+            "concept": concept.reason if concept else "no outcome is ripe",
+            "evidence": picture(drift_bars(report.columns), "drift per column"),
+        },
+    )
+
+
+@dg.asset(partitions_def=MONTHS, automation_condition=RIPENING_TICK, kinds={"python"})
+def performance_report(
+    protocol: ModelProtocol,
+    features: pl.DataFrame,
+    predictions: pl.DataFrame,
+    estimated_performance: pl.DataFrame,
+    lake: LakeResource,
+    registry: RegistryResource,
+) -> dg.MaterializeResult[pl.DataFrame]:
+    """What the champion achieved in the month, on ripe outcomes only, beside what was estimated and since release."""
+    known_by, month = last_day(max(lake.open().months(f"{protocol.model}.features"))), features["month"][0]
+    scored = scored_rows(protocol, features, predictions)
+    version = registry.open().version(protocol.model, scored["model_version"][0])
+    ripe = ripe_rows(lake.open(), protocol, version.version, known_by).filter(pl.col("month") <= month)
+    whole = wholly_ripe(ripe, lake.open(), protocol)
+    since_release = whole if month in whole["month"] else whole.clear()
+    baseline = baseline_of(lake.open(), registry.open(), version, protocol)
+    measured = measure_performance(scored, protocol, known_by)
+    events = report_events(since_release, estimates_of(estimated_performance), baseline, protocol)
+    table = pl.concat([measured, events.with_columns(status=pl.lit(measured["status"][0]))], how="diagonal").select(
+        pl.lit(month).alias("month"),
+        pl.lit(version.version, pl.Int32).alias("model_version"),
+        pl.all(),
+        pl.lit(features["data_origin"][0]).alias("data_origin"),
+    )
+    overall = table.filter(subgroup="overall").drop_nulls("value")
+    alarmed = table.filter("alarmed")["subgroup"].to_list()
+    return dg.MaterializeResult(
+        value=table,
+        metadata={
             "status": table["status"][0],
             "outcomes_known_by": known_by.isoformat(),
+            "sensitivity_has_fallen_in": ", ".join(alarmed) or "no group",
             **dict(overall.select("metric", "value").iter_rows()),
             "overall": markdown_table(overall.select("metric", "value", "low", "high", "n")),
+            "estimated": markdown_table(
+                events.filter(subgroup="overall").select("metric", "estimated", "value", "estimate_error", "baseline")
+            ),
+        },
+    )
+
+
+@dg.asset(partitions_def=MONTHS, automation_condition=FLOW, kinds={"python"})
+def repair_plan(
+    protocol: ModelProtocol,
+    drift_report: pl.DataFrame,
+    estimated_performance: pl.DataFrame,
+    lake: LakeResource,
+    registry: RegistryResource,
+) -> dg.MaterializeResult[pl.DataFrame]:
+    """The smallest repair that is shown to help on ripe rows, and what every other one would have gained."""
+    version = registry.open().version(protocol.model, drift_report["champion_version"][0])
+    ripe = ripe_rows(lake.open(), protocol, version.version, last_day(drift_report["month"][0]))
+    recent = latest_ripe(ripe, protocol, drift_report["since"][0])
+    recent = with_previous_release(recent, lake.open(), registry.open(), version, protocol)
+    plan = plan_repair(
+        recent.rename({protocol.patient: "patient"}),
+        Verdict(drift_report["verdict"][0]),
+        drift_report["fault"].drop_nulls().unique(maintain_order=True).to_list(),
+        version.threshold,
+        protocol.monitoring,
+        protocol.operating_point,
+        baseline_auroc(baseline_of(lake.open(), registry.open(), version, protocol)),
+        loss_of(estimated_performance),
+    )
+    table = plan.options.select(
+        pl.lit(drift_report["month"][0]).alias("month"),
+        pl.lit(version.version, pl.Int32).alias("champion_version"),
+        pl.lit(plan.repair.value).alias("repair"),
+        pl.all(),
+        pl.lit(drift_report["data_origin"][0]).alias("data_origin"),
+    )
+    return dg.MaterializeResult(
+        value=table,
+        metadata={
+            "repair/repair": plan.repair.value,
+            "repair/reason": plan.reason,
+            "repair/champion_version": version.version,
+            "repair/columns": ", ".join(drift_report.filter("faulty")["column"].unique().sort()),
+            "options": markdown_table(plan.options.select("rung", "benefit", "low", "high", "unit", "n", "reason")),
+            "observed_over_expected": picture(
+                observed_expected_figure(expected_by_month(ripe), protocol.monitoring.tolerated_miscalibration),
+                "observed over expected by month",
+            ),
         },
     )

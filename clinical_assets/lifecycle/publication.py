@@ -13,7 +13,7 @@ from clinical_assets.resources.platform import HomeResource
 
 
 @dg.asset(
-    deps=["drift_report", "performance_report", "validation_report", "release"],
+    deps=["drift_report", "performance_report", "repair_plan", "validation_report", "release"],
     automation_condition=PUBLISHING,
     kinds={"duckdb"},
 )

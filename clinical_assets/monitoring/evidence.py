@@ -1,18 +1,26 @@
-"""How far a batch is from a reference, and how far chance alone would carry it: two-sample statistics on counts.
+"""How far one look is from the reference, and how far chance alone would carry it: two-sample statistics on counts.
 
-Belongs here: statistics on counts of independent units. Does not belong here: frames, columns, what a movement means.
+Belongs here: effect sizes and their critical values in one look. Does not belong here: frames, columns, evidence over
+several looks (`sequential_evidence`), what a movement means.
 """
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 Counts = NDArray[np.float64]
 
-SMALLEST_EXPECTED_COUNT = 5.0
-"""Bins in which fewer units are expected are merged with their neighbour (Cochran 1954)."""
+UNEXPLAINED_LOOKS = 0.01
+"""A critical value is the largest movement that chance explains in all but this share of looks."""
+
+PERMUTATIONS = 199
+"""With 199 draws, two in two hundred looks exceed the third largest value or tie with it: one in a hundred, exactly."""
+
+MOST_NOVELTY_UNITS = 2000
+"""More units in the batch are weighed as so many: the critical value of a rate is then wider than it need be."""
 
 LARGEST_EVIDENCE = 300.0
 """Smaller probabilities than 1e-300 are not told apart."""
@@ -30,65 +38,62 @@ class Evidence:
 UNTESTABLE = Evidence(None, None, None)
 
 
-def effective_size(rows_per_patient: NDArray[np.integer]) -> float:
-    """How many independent rows the given ones are worth if a patient's rows all say the same: (sum k)^2 / sum k^2.
+@dataclass(frozen=True, slots=True)
+class MovementLimits:
+    """The largest movements of a distribution that chance explains in 99 of 100 looks."""
 
-    Kish 1965, "Survey Sampling": the design effect at an intraclass correlation of one, the most careful value.
-    """
-    squares = float(np.sum(rows_per_patient.astype(np.float64) ** 2))
-    return float(np.sum(rows_per_patient)) ** 2 / squares if squares else 0.0
+    population_stability_index: float
+    jensen_shannon_distance: float
+    mean_difference_sd: float
 
 
 def population_stability_index(reference: Counts, batch: Counts) -> float:
     """The sum over bins of (q - p) ln(q / p), with half a row added to each bin so that an empty one stays finite.
 
     Args:
-        reference: Rows in each bin, shape (bins,).
+        reference: Rows in each bin, shape (bins,) or, for many at once, (draws, bins).
         batch: Rows in each bin, shape (bins,).
     """
-    p = (reference + 0.5) / (reference.sum() + 0.5 * reference.size)
-    q = (batch + 0.5) / (batch.sum() + 0.5 * batch.size)
-    return float(np.sum((q - p) * np.log(q / p)))
+    return float(_stability_indices(reference, batch))
 
 
-def weigh_distribution(reference: Counts, batch: Counts, n_reference: float, n_batch: float, alpha: float) -> Evidence:
-    """The population stability index of two binned samples and the largest value chance explains.
-
-    Without drift, PSI * n m / (n + m) is asymptotically chi-squared with (bins - 1) degrees of freedom (Yurdakul and
-    Naranjo 2020, "Statistical properties of the population stability index"). In small samples an emptied bin carries
-    PSI further than that, so the limit is raised by its ratio to the likelihood-ratio statistic, whose tail holds.
+def jensen_shannon_distance(reference: Counts, batch: Counts) -> float:
+    """The square root of the Jensen-Shannon divergence in bits, from 0 to 1 (Endres and Schindelin 2003).
 
     Args:
         reference: Rows in each bin, shape (bins,).
         batch: Rows in each bin, shape (bins,).
-        n_reference: Independent units among the reference's rows.
-        n_batch: Independent units among the batch's rows.
-        alpha: The false-alarm probability of this one comparison.
     """
-    if min(n_reference, n_batch) <= 0:
-        return UNTESTABLE
-    p, q = reference / reference.sum(), batch / batch.sum()
-    pooled = (n_reference * p + n_batch * q) / (n_reference + n_batch)
-    groups = _merge_sparse_bins(pooled * min(n_reference, n_batch))
-    if groups.size < 2:
-        return UNTESTABLE
-    from scipy.stats import chi2
+    return float(_jensen_shannon_distances(reference, batch))
 
-    merged_reference, merged_batch = np.add.reduceat(reference, groups), np.add.reduceat(batch, groups)
-    psi = population_stability_index(merged_reference, merged_batch)
-    harmonic = n_reference * n_batch / (n_reference + n_batch)
-    ratio_statistic = 2 * (
-        n_reference * _divergence(np.add.reduceat(p, groups), np.add.reduceat(pooled, groups))
-        + n_batch * _divergence(np.add.reduceat(q, groups), np.add.reduceat(pooled, groups))
-    )
-    statistic = min(psi * harmonic, ratio_statistic)
-    inflation = psi * harmonic / statistic if statistic > 0 else 1.0
-    degrees = groups.size - 1
-    return Evidence(
-        value=psi,
-        chance=float(chi2.isf(alpha, degrees)) * inflation / harmonic,
-        evidence=_minus_log10(float(chi2.sf(statistic, degrees))),
-    )
+
+def limit_movement(
+    reference: Counts, batch: Counts, generator: np.random.Generator, positions_sd: Counts | None = None
+) -> MovementLimits | None:
+    """What chance explains in 99 of 100 looks, by permutation of units between batch and reference.
+
+    Exact at any size: the counts of a random part of the pooled units are multivariate hypergeometric. `None` where
+    either side has no units.
+
+    Args:
+        reference: Units in each bin, shape (bins,).
+        batch: Units in each bin, shape (bins,).
+        generator: Draws the permutations.
+        positions_sd: The mean of each bin, in standard deviations of the reference; 0 for categories.
+    """
+    n, m = reference.sum(), batch.sum()
+    if min(n, m) == 0:
+        return None
+    pooled = (reference + batch).astype(np.int64)
+    drawn = generator.multivariate_hypergeometric(pooled, int(m), size=PERMUTATIONS, method="marginals")
+    drawn = drawn.astype(np.float64)
+    rest = pooled - drawn
+    third = PERMUTATIONS - 2
+    limits = [_stability_indices(rest, drawn), _jensen_shannon_distances(rest, drawn)]
+    if positions_sd is not None:
+        limits.append(np.abs(drawn @ positions_sd / m - rest @ positions_sd / n))
+    largest = [float(np.sort(values)[third]) for values in limits]
+    return MovementLimits(largest[0], largest[1], largest[2] if positions_sd is not None else 0.0)
 
 
 def weigh_rate_change(
@@ -132,9 +137,9 @@ def weigh_novelty(
 ) -> Evidence:
     """The share of rows the reference never saw the like of, and the largest one chance explains.
 
-    How much unseen mass to expect is read from the reference itself: the categories it saw once (Good 1953, "The
-    population frequencies of species"), or, for a number, the two gaps beyond its smallest and largest value. The
-    batch's count is then beta-binomial.
+    For a number, the units beyond the reference's smallest and largest fall into two of its n + 1 gaps, so their count
+    is beta-binomial, exactly. For a category the unseen mass to expect is read from those seen once (Good 1953, "The
+    population frequencies of species").
 
     Args:
         novel_rate: Share of the batch's rows, from 0 to 1.
@@ -143,56 +148,36 @@ def weigh_novelty(
         n_batch: Independent units in the batch; rounded to whole ones.
         alpha: The false-alarm probability of this one comparison.
     """
-    m = round(n_batch)
+    m = min(round(n_batch), MOST_NOVELTY_UNITS)
     if m == 0 or n_reference <= novel_in_reference:
         return UNTESTABLE
-    from scipy.stats import betabinom
-
-    under_chance = betabinom.pmf(np.arange(m + 1), m, novel_in_reference + 1, n_reference - novel_in_reference)
-    at_least = np.cumsum(under_chance[::-1])[::-1]
+    tail = _novelty_tail(m, novel_in_reference, n_reference)
     return Evidence(
         value=novel_rate,
-        chance=float(np.searchsorted(-at_least, -alpha) - 1) / m,
-        evidence=_minus_log10(float(at_least[round(m * novel_rate)])),
+        chance=float(np.searchsorted(-tail, -alpha) - 1) / m,
+        evidence=_minus_log10(float(tail[round(m * novel_rate)])),
     )
 
 
-def size_needed(relevant_psi: float, bins: int, n_reference: float, alpha: float) -> int | None:
-    """How many independent units a batch needs for a PSI of `relevant_psi` to exceed chance; `None` if no number does.
+@lru_cache(maxsize=256)
+def _novelty_tail(m: int, novel_in_reference: float, n_reference: float) -> Counts:
+    from scipy.stats import betabinom
 
-    Args:
-        relevant_psi: The smallest movement that matters.
-        bins: The number of bins compared.
-        n_reference: Independent units in the reference.
-        alpha: The false-alarm probability of one comparison.
-    """
-    if bins < 2:
-        return 1
-    from scipy.stats import chi2
-
-    limit = float(chi2.isf(alpha, bins - 1))
-    if n_reference * relevant_psi <= limit:
-        return None
-    return math.ceil(limit / (relevant_psi - limit / n_reference))
+    mass = betabinom.pmf(np.arange(m + 1), m, novel_in_reference + 1, n_reference - novel_in_reference)
+    return np.cumsum(mass[::-1])[::-1]
 
 
-def _merge_sparse_bins(expected: Counts) -> NDArray[np.intp]:
-    """Where each merged bin starts, so that each expects at least five units; neighbours are merged from the left."""
-    starts: list[int] = []
-    held = SMALLEST_EXPECTED_COUNT
-    for position, count in enumerate(expected):
-        if held >= SMALLEST_EXPECTED_COUNT:
-            starts.append(position)
-            held = 0.0
-        held += float(count)
-    if held < SMALLEST_EXPECTED_COUNT and len(starts) > 1:
-        starts.pop()
-    return np.array(starts, dtype=np.intp)
+def _stability_indices(reference: Counts, batch: Counts) -> Counts:
+    p = (reference + 0.5) / (reference.sum(axis=-1, keepdims=True) + 0.5 * reference.shape[-1])
+    q = (batch + 0.5) / (batch.sum(axis=-1, keepdims=True) + 0.5 * batch.shape[-1])
+    return np.sum((q - p) * np.log(q / p), axis=-1)
 
 
-def _divergence(p: Counts, pooled: Counts) -> float:
-    present = p > 0
-    return float(np.sum(p[present] * np.log(p[present] / pooled[present])))
+def _jensen_shannon_distances(reference: Counts, batch: Counts) -> Counts:
+    p, q = (x / x.sum(axis=-1, keepdims=True) for x in (reference, batch))
+    middle = np.maximum((p + q) / 2, np.finfo(np.float64).tiny)
+    bits = [np.sum(x * np.log2(np.maximum(x, 1e-300) / middle), axis=-1) for x in (p, q)]
+    return np.sqrt(np.maximum((bits[0] + bits[1]) / 2, 0.0))
 
 
 def _minus_log10(probability: float) -> float:

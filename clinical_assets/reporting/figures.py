@@ -141,6 +141,37 @@ def drift_bars(columns: pl.DataFrame) -> "Figure":
     return figure
 
 
+def observed_expected_figure(months: pl.DataFrame, tolerated_miscalibration: float) -> "Figure":
+    """Observed over expected outcomes, month by month, with the band that the protocol tolerates.
+
+    Args:
+        months: `month` (date), `observed` and `expected` (counts), in order of time; `n` rows.
+        tolerated_miscalibration: The band reaches from 1 / (1 + x) to 1 + x.
+    """
+    figure, axes = _figure(height=2.9)
+    table = months.filter(pl.col("expected") > 0).with_columns(ratio=pl.col("observed") / pl.col("expected"))
+    if table.is_empty():
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, "no outcome is ripe yet", ha="center", color=MUTED, transform=axes.transAxes)
+        return figure
+    low, high = 1 / (1 + tolerated_miscalibration), 1 + tolerated_miscalibration
+    axes.axhspan(low, high, color=RULE, alpha=0.6, linewidth=0)
+    axes.axhline(1.0, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+    places = range(len(table))
+    colours = [ACCENT if low <= ratio <= high else ALARM for ratio in table["ratio"]]
+    axes.plot(places, table["ratio"], color=MUTED, linewidth=0.8)
+    axes.scatter(places, table["ratio"], color=colours, zorder=3, s=34)
+    for place, ratio, n in zip(places, table["ratio"], table["n"], strict=True):
+        axes.annotate(
+            f"{ratio:.2f}\n{n:,} rows", (place, ratio), (0, 8), textcoords="offset points", ha="center", fontsize=8
+        )
+    axes.set_xticks(list(places), [f"{month:%Y-%m}" for month in table["month"]])
+    axes.margins(x=0.15, y=0.45)
+    axes.set_ylabel("Observed / expected")
+    axes.set_xlabel("Months with ripe outcomes; the band is tolerated")
+    return figure
+
+
 def decision_curve_figure(curve: pl.DataFrame, threshold: float) -> "Figure":
     """Net benefit by threshold probability of the model, of alerting all and of alerting none; the threshold is marked.
 

@@ -22,7 +22,14 @@ from clinical_assets.resources.lake_engine import attempt, quoted_name, quoted_t
 GOVERNANCE = "governance"
 _PUBLICATION = "publication"
 _VIEWS_OVER_ALL_MODELS = {
-    "monitoring": ("data_quality", "drift_report", "performance_report", "repair_plan", "predictions"),
+    "monitoring": (
+        "data_quality",
+        "estimated_performance",
+        "drift_report",
+        "performance_report",
+        "repair_plan",
+        "predictions",
+    ),
     GOVERNANCE: ("evaluation", "silent_run", "validation_report", "sign_off", "release", "incident"),
 }
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from clinical_assets.learning.estimator import LearningError, RiskEstimator
+from clinical_assets.learning.estimator import FittedEstimator, LearningError
 from clinical_assets.learning.storage import hash_files, load_estimator, save_estimator
 from clinical_assets.protocol import ALERT, ModelProtocol, ModelVersion
 
@@ -50,7 +50,7 @@ class Registry:
 
     def register(
         self,
-        estimator: RiskEstimator,
+        estimator: FittedEstimator,
         protocol: ModelProtocol,
         thresholds: Mapping[str, float],
         training_set: pl.DataFrame,
@@ -142,7 +142,7 @@ class Registry:
         complete = [item for item in found if {field.name for field in fields(ModelVersion)} <= set(item.tags)]
         return sorted((_from_tags(model, int(v.version), v.tags) for v in complete), key=lambda v: v.version)
 
-    def load(self, version: ModelVersion, estimator: str) -> RiskEstimator:
+    def load(self, version: ModelVersion, estimator: str) -> FittedEstimator:
         """The version's estimator, of the class at this dotted path, once its files have proved unchanged."""
         folder = self.files(version)
         try:
@@ -192,11 +192,11 @@ class Registry:
 
 # Reading an estimator takes a second, hashing its files a millisecond: they are hashed on every load, and read once.
 @lru_cache(maxsize=4)
-def _load(folder: Path, found_sha256: str, expected_sha256: str, estimator: str) -> RiskEstimator:
+def _load(folder: Path, found_sha256: str, expected_sha256: str, estimator: str) -> FittedEstimator:
     return load_estimator(folder, expected_sha256, estimator)
 
 
-def _zeros(estimator: RiskEstimator, training_set: pl.DataFrame) -> "pd.DataFrame | None":
+def _zeros(estimator: FittedEstimator, training_set: pl.DataFrame) -> "pd.DataFrame | None":
     """The input example that MLflow writes in clear: zeros; none for images, since an image of no bytes is none."""
     row = training_set.select(estimator.feature_names).clear(1)
     if pl.Binary in row.schema.values():

@@ -264,7 +264,7 @@ def through_the_drift(replay: Replay, interruptions: tuple[Interruption, ...], r
     wait_until(lambda: release_runs(instance, 2), "a decision on the second version")
     signed_again = registered(replay.registry)
     validated = root / "validated"
-    last = sensor_ticks(instance, f"{MODEL}_retraining_when_drifted")[0].tick_id
+    last = sensor_ticks(instance, f"{MODEL}_repair_when_due")[0].tick_id
     # It takes a while, in which the sensor ticks.
     archive = home.archive_path(protocol)
     validation = clinical("validate", MODEL, "--source", str(archive), "--out", str(validated), "--json")
@@ -345,7 +345,7 @@ def retraining_that_succeeded(instance: dg.DagsterInstance) -> dg.DagsterRun | N
 def skip_reasons_since(instance: dg.DagsterInstance, tick_id: int | str) -> tuple[str, ...] | None:
     """What the retraining sensor said in the ticks after one, once enough of them have passed."""
     ticks = [
-        tick for tick in sensor_ticks(instance, f"{MODEL}_retraining_when_drifted") if int(tick.tick_id) > int(tick_id)
+        tick for tick in sensor_ticks(instance, f"{MODEL}_repair_when_due") if int(tick.tick_id) > int(tick_id)
     ]
     reasons = tuple(tick.skip_reason or str(tick.run_ids) for tick in ticks if tick.status is not TickStatus.STARTED)
     return reasons if len(reasons) >= TICKS_TO_LET_PASS else None

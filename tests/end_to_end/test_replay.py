@@ -76,7 +76,7 @@ def test_the_daemon_retrains_for_the_drift_and_not_before(replayed: ReplayedHome
     assert replayed.retrainings_before_drift == 0
     assert {run.tags[MONTH] for run in runs_for_drift(replayed.instance)} == {DRIFTED.isoformat()}
     for run in runs_for_drift(replayed.instance):
-        assert run.tags["dagster/sensor_name"] == f"{MODEL}_retraining_when_drifted"
+        assert run.tags["dagster/sensor_name"] == f"{MODEL}_repair_when_due"
         assert "2025-05 population_shift: " in run.tags["clinical/reason"]
 
 

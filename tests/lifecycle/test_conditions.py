@@ -9,7 +9,15 @@ from small_platform import MODEL, definitions_at, small_protocol
 from clinical_assets.resources.home import Home
 
 MAY, JUNE = "2024-05", "2024-06"
-FLOWING = ("features", "data_quality", "predictions", "profile", "drift_report")
+FLOWING = (
+    "features",
+    "data_quality",
+    "predictions",
+    "profile",
+    "estimated_performance",
+    "drift_report",
+    "repair_plan",
+)
 MONTHLY = ("dataset", *FLOWING, "performance_report")
 DEVELOPMENT = ("protocol", "training_set", "trained_model", "evaluation", "silent_run", "validation_report", "sign_off")
 

@@ -28,6 +28,7 @@ def test_a_model_is_not_trained_on_a_set_made_under_another_protocol(candidate: 
     platform = candidate.platform
     with pytest.raises(ProtocolError, match=r"readmission/training_set was made under protocol \w{12}, now"):
         trained_model(
+            dg.build_asset_context(),
             protocol=EDITED,
             lake=platform.resources["lake"],
             registry=platform.resources["registry"],
@@ -170,8 +171,17 @@ def performance_of(developed: Developed, features: pl.DataFrame) -> pl.DataFrame
         threshold=pl.lit(0.5),
         model_version=pl.lit(1, pl.Int32),
     )
+    nothing = pl.DataFrame(schema={"metric": pl.String, "subgroup": pl.String, "value": pl.Float64})
+    estimated = nothing.with_columns(pl.lit(None, pl.Float64).alias(x) for x in ("low", "high")).with_columns(
+        n=pl.lit(0), invalid_because=pl.lit(None, pl.String)
+    )
     result = performance_report(
-        protocol=platform.protocol, features=features, predictions=scored, lake=platform.resources["lake"]
+        protocol=platform.protocol,
+        features=features,
+        predictions=scored,
+        estimated_performance=estimated,
+        lake=platform.resources["lake"],
+        registry=platform.resources["registry"],
     )
     assert isinstance(result, dg.MaterializeResult)
     return result.value

@@ -25,11 +25,14 @@ CHAIN = {
     "release": {"protocol", "trained_model", "validation_report", "sign_off"},
     "predictions": {"protocol", "features", "release"},
     "profile": {"protocol", "features", "predictions"},
-    "drift_report": {"protocol", "features", "predictions", "profile"},
-    "performance_report": {"protocol", "features", "predictions"},
-    "analytics": {"drift_report", "performance_report", "validation_report", "release"},
+    "estimated_performance": {"protocol", "features", "predictions"},
+    "drift_report": {"protocol", "features", "predictions", "estimated_performance", "profile"},
+    "performance_report": {"protocol", "features", "predictions", "estimated_performance"},
+    "repair_plan": {"protocol", "drift_report", "estimated_performance"},
+    "analytics": {"drift_report", "performance_report", "repair_plan", "validation_report", "release"},
 }
-MONTHLY = {"dataset", "data_quality", "features", "predictions", "profile", "drift_report", "performance_report"}
+WATCHED = {"profile", "estimated_performance", "drift_report", "performance_report", "repair_plan"}
+MONTHLY = {"dataset", "data_quality", "features", "predictions", *WATCHED}
 
 
 def specs(*protocols: ModelProtocol) -> dict[str, dg.AssetSpec]:
@@ -129,7 +132,7 @@ def test_what_watches_a_model_runs_by_default(definitions: dg.Definitions) -> No
     assert {sensor.name: sensor.default_status for sensor in sensors} == dict.fromkeys(
         (
             f"{MODEL}_months_flow",
-            f"{MODEL}_retraining_when_drifted",
+            f"{MODEL}_repair_when_due",
             f"{MODEL}_release_when_signed",
             f"{MODEL}_record_when_rejected",
             "incident_on_failure",
@@ -184,4 +187,5 @@ def test_what_must_hold_of_rows_stops_a_run_and_unmet_limits_only_warn(definitio
         "one_row_a_unit": True,
         "one_patient_one_split": True,
         "every_limit_is_met": False,
+        "no_sensitivity_has_fallen": False,
     }

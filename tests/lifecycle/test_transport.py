@@ -15,8 +15,8 @@ class SeenRows:
     """An estimator that notes what it is fitted on; the risk is what the rows say it is."""
 
     fitted_on: ClassVar[list[pl.DataFrame]] = []
-    packages: ClassVar[tuple[str, ...]] = ()
-    feature_names: ClassVar[tuple[str, ...]] = ("stated_risk",)
+    packages = ()
+    feature_names = ("stated_risk",)
 
     @classmethod
     def fit(cls, training_set: pl.DataFrame, protocol: ModelProtocol) -> Self:

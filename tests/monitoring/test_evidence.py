@@ -4,17 +4,18 @@ import numpy as np
 import pytest
 
 from clinical_assets.monitoring.evidence import (
-    effective_size,
+    jensen_shannon_distance,
+    limit_movement,
     population_stability_index,
-    size_needed,
-    weigh_distribution,
     weigh_novelty,
     weigh_rate_change,
 )
 
 
 def test_equal_shares_have_no_distance() -> None:
-    assert population_stability_index(np.array([3000.0, 1000]), np.array([300.0, 100])) == pytest.approx(0, abs=1e-5)
+    reference, batch = np.array([3000.0, 1000]), np.array([300.0, 100])
+    assert population_stability_index(reference, batch) == pytest.approx(0, abs=1e-5)
+    assert jensen_shannon_distance(reference, batch) == pytest.approx(0, abs=1e-7)
 
 
 def test_the_index_is_the_published_sum_on_large_counts() -> None:
@@ -23,40 +24,36 @@ def test_the_index_is_the_published_sum_on_large_counts() -> None:
     assert population_stability_index(p * 1e7, q * 1e7) == pytest.approx(expected, rel=1e-5)
 
 
-def test_one_row_a_patient_is_worth_itself_and_two_patients_are_never_worth_more_than_two() -> None:
-    assert effective_size(np.ones(40, dtype=int)) == 40
-    assert effective_size(np.array([30, 30])) == pytest.approx(2)
-    assert effective_size(np.array([], dtype=int)) == 0
+def test_the_distance_is_scipys_and_one_where_nothing_is_shared() -> None:
+    from scipy.spatial.distance import jensenshannon
+
+    p, q = np.array([50.0, 30, 20, 0]), np.array([4.0, 3, 0, 3])
+    assert jensen_shannon_distance(p, q) == pytest.approx(float(jensenshannon(p, q, base=2)))
+    assert jensen_shannon_distance(np.array([9.0, 0]), np.array([0.0, 4])) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("shares", [[0.1] * 10, [0.8, 0.1, 0.05, 0.05], [0.9, 0.1]])
-@pytest.mark.parametrize("rows", [100, 400])
-def test_chance_exceeds_its_limit_no_more_often_than_stated(shares: list[float], rows: int) -> None:
+@pytest.mark.parametrize("shares", [[0.1] * 10, [0.8, 0.1, 0.05, 0.05], [0.98, 0.02]])
+@pytest.mark.parametrize("units", [30, 400])
+def test_chance_exceeds_its_limits_in_one_look_of_a_hundred(shares: list[float], units: int) -> None:
     rng = np.random.default_rng(3)
-    alpha, draws = 0.01, 1500
-    exceeded = 0
-    for reference, batch in zip(
-        rng.multinomial(4000, shares, draws), rng.multinomial(rows, shares, draws), strict=True
-    ):
-        found = weigh_distribution(reference.astype(float), batch.astype(float), 4000, rows, alpha)
-        assert found.value is not None
-        assert found.chance is not None
-        exceeded += found.value > found.chance
-    assert exceeded <= alpha * draws + 3 * math.sqrt(alpha * draws)
+    positions = np.linspace(-1.5, 1.5, len(shares))
+    looks = 600
+    exceeded = np.zeros(3)
+    for _ in range(looks):
+        reference, batch = (rng.multinomial(n, shares).astype(float) for n in (2000, units))
+        limits = limit_movement(reference, batch, rng, positions)
+        assert limits is not None
+        shift = abs(batch @ positions / units - reference @ positions / 2000)
+        exceeded += [
+            population_stability_index(reference, batch) > limits.population_stability_index,
+            jensen_shannon_distance(reference, batch) > limits.jensen_shannon_distance,
+            shift > limits.mean_difference_sd,
+        ]
+    assert exceeded.max() <= 0.01 * looks + 3 * math.sqrt(0.01 * looks)
 
 
-def test_a_value_beyond_chance_is_one_whose_p_value_is_below_alpha() -> None:
-    rng = np.random.default_rng(4)
-    for batch in rng.multinomial(200, [0.4, 0.35, 0.25], 50):
-        found = weigh_distribution(np.array([500.0, 300, 200]), batch.astype(float), 1000, 200, 0.05)
-        assert found.value is not None
-        assert found.chance is not None
-        assert found.evidence is not None
-        assert (found.value > found.chance) == (found.evidence > -math.log10(0.05))
-
-
-def test_two_bins_that_expect_fewer_than_five_units_cannot_be_compared() -> None:
-    assert weigh_distribution(np.array([9996.0, 4]), np.array([50.0, 0]), 10000, 50, 0.01).value is None
+def test_without_units_chance_has_no_limit() -> None:
+    assert limit_movement(np.array([5.0, 5]), np.zeros(2), np.random.default_rng(0)) is None
 
 
 def test_a_rate_change_agrees_with_fishers_exact_test() -> None:
@@ -89,11 +86,14 @@ def test_a_reference_of_many_singletons_expects_unseen_categories() -> None:
     assert poor.value > poor.chance
 
 
-def test_the_size_needed_is_the_first_at_which_the_relevant_movement_exceeds_chance() -> None:
-    from scipy.stats import chi2
-
-    needed = size_needed(0.1, bins=10, n_reference=5000, alpha=1e-4)
-    assert needed is not None
-    limit = float(chi2.isf(1e-4, 9))
-    assert limit * (1 / 5000 + 1 / needed) <= 0.1 < limit * (1 / 5000 + 1 / (needed - 1))
-    assert size_needed(0.1, bins=10, n_reference=200, alpha=1e-4) is None
+def test_units_beyond_the_whole_reference_are_as_many_as_its_two_outer_gaps_expect() -> None:
+    rng = np.random.default_rng(5)
+    n, m, alpha, looks = 50, 40, 0.05, 1000
+    exceeded = 0
+    for _ in range(looks):
+        reference, batch = rng.normal(size=n), rng.normal(size=m)
+        rate = float(np.mean((batch < reference.min()) | (batch > reference.max())))
+        found = weigh_novelty(rate, 1.0, n, m, alpha)
+        assert found.chance is not None
+        exceeded += rate > found.chance
+    assert exceeded <= alpha * looks + 3 * math.sqrt(alpha * looks)

@@ -1,0 +1,143 @@
+"""What a demonstration shows at its end: month by month what was seen and done, and what was put in beside it.
+
+Belongs here: the tables on the terminal, read from the lake and the run records. Does not belong here: the replay.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from datetime import date
+from typing import Any
+
+import dagster as dg
+import polars as pl
+from rich.box import SIMPLE
+from rich.table import Table
+
+from clinical_assets.archives.archive import PublishedArchive
+from clinical_assets.lifecycle.automation import MONTH, RETRAINING, TRIGGER, recorded
+from clinical_assets.lifecycle.conditions import REPAIR
+from clinical_assets.lifecycle.month_report import EXTRA_ALERTS, LOSS_OF_AUROC, MISSED
+from clinical_assets.protocol import ModelProtocol, Verdict, load_object
+from clinical_assets.resources.lake import Lake
+
+NOT_FOUND = "not found"
+
+
+def months_table(lake: Lake, instance: dg.DagsterInstance, protocol: ModelProtocol) -> Table:
+    """Month by month, what was seen of one model, what it costs, what was planned and what was done about it."""
+    model = protocol.model
+    drift = lake.read(f"{model}.drift_report").sort("evidence", "value", descending=True, nulls_last=True)
+    overall = lake.read(f"{model}.performance_report", where={"subgroup": "overall"})
+    figures = {(row["month"], row["metric"]): row for row in overall.iter_rows(named=True)}
+    harm: dict[date, dict[str, float | None]] = defaultdict(dict)
+    for row in lake.read(f"{model}.estimated_performance", where={"subgroup": "overall"}).iter_rows(named=True):
+        harm[row["month"]][row["metric"]] = row["value"]
+    plans = dict(lake.read(f"{model}.repair_plan").select("month", "repair").unique().iter_rows())
+    done = repairs(instance, model)
+    table = Table(title=f"{protocol.title} on {drift['data_origin'][0]}: what was seen, and what was done", box=SIMPLE)
+    narrow = ("month", "live", "verdict", "moved")
+    headings = (
+        *narrow,
+        "most of all",
+        "estimated harm, of 1,000",
+        "AUROC est. / real",
+        "O:E",
+        "repair",
+        "done by the daemon",
+    )
+    for heading in headings:
+        table.add_column(heading, overflow="fold", no_wrap=heading in narrow)
+    for (month,), rows in sorted(drift.group_by("month", maintain_order=True), key=lambda item: item[0]):
+        flagged = rows.filter("flagged")
+        table.add_row(
+            f"{month:%Y-%m}",
+            f"v{rows['champion_version'][0]}",
+            rows["verdict"][0],
+            f"{flagged['column'].n_unique()} of {rows['column'].n_unique()}",
+            movement_in_words(flagged.row(0, named=True)) if flagged.height else "-",
+            harm_in_words(harm[month]) if rows["severity"][0] is not None else "cannot tell",
+            estimate_beside_value(figures.get((month, "event_auroc"))),
+            value_or_status(figures.get((month, "event_observed_expected_ratio"))),
+            plans.get(month, ""),
+            done.get(month, ""),
+        )
+    return table
+
+
+def movement_in_words(row: Mapping[str, Any]) -> str:
+    """The movement of one column, short."""
+    if row["statistic"] == "missing_rate_change":
+        return f"{row['column']} missing {row['reference_missing_rate']:.0%} -> {row['batch_missing_rate']:.0%}"
+    value = "" if row["value"] is None else f" {row['value']:.2f}"
+    return f"{row['column']} {row['statistic'].replace('_', ' ')}{value}"
+
+
+def harm_in_words(loss: Mapping[str, float | None]) -> str:
+    """What a month's drift is estimated to cost: AUROC, events missed and alerts beyond the reference's."""
+    auroc = loss.get(LOSS_OF_AUROC)
+    if auroc is None:
+        return "cannot tell"
+    missed, alerts = loss[MISSED] or 0.0, loss[EXTRA_ALERTS] or 0.0
+    return f"AUROC {-auroc:+.3f}, {missed:+.0f} missed, {alerts:+.0f} alerts"
+
+
+def estimate_beside_value(row: Mapping[str, Any] | None) -> str:
+    """What was estimated before outcomes were known, and what they said."""
+    if row is None:
+        return "undefined"
+    estimated = "-" if row["estimated"] is None else f"{row['estimated']:.3f}"
+    return f"{estimated} / {value_or_status(row)}"
+
+
+def value_or_status(row: Mapping[str, Any] | None) -> str:
+    """A realised figure, or why there is none."""
+    if row is None or (row["value"] is None and row["status"] == "ripe"):
+        return "undefined"
+    return row["status"].replace("_", " ") if row["status"] != "ripe" else f"{row['value']:.2f}"
+
+
+def repairs(instance: dg.DagsterInstance, model: str) -> dict[date, str]:
+    """What each repair came to, by the month that called for it."""
+    trained = instance.fetch_materializations(dg.AssetKey([model, "trained_model"]), limit=1000).records
+    versions = {record.run_id: int(recorded(record.event_log_entry, "version")) for record in trained}
+    releases = instance.fetch_materializations(dg.AssetKey([model, "release"]), limit=1000).records
+    released = {int(recorded(record.event_log_entry, "version")) for record in releases}
+    words: dict[date, str] = {}
+    for run in instance.get_runs(dg.RunsFilter(tags={RETRAINING: model, TRIGGER: "repair"})):
+        version = versions.get(run.run_id)
+        outcome = "released" if version in released else "not released"
+        what = run.tags[REPAIR].replace("_", " ")
+        told = f"{what}: v{version} {outcome}" if version else f"{what}: {run.status.value.lower()}"
+        words[date.fromisoformat(run.tags[MONTH])] = told
+    return words
+
+
+def found_table(lake: Lake, protocol: ModelProtocol) -> Table | None:
+    """What a simulated archive puts in beside what was found, and how many months late; None of any other data."""
+    verdicts = lake.read(f"{protocol.model}.drift_report", columns=["month", "verdict", "reason", "data_origin"])
+    if protocol.archive is None or verdicts["data_origin"][0] != "simulated":
+        return None
+    published: PublishedArchive = load_object(protocol.archive)
+    months = verdicts.unique("month").sort("month")
+    table = Table(title=f"{protocol.title}: what was put in beside what was found", box=SIMPLE)
+    for heading in ("since", "put in", "what it is", "found", "months late", "in which words"):
+        table.add_column(heading, overflow="fold", no_wrap=heading in ("since", "put in"))
+    for drift in published.known_drift():
+        after = months.filter(pl.col("month") >= drift.month)
+        same = after.filter(verdict=drift.verdict.value)
+        other = after.filter(~pl.col("verdict").is_in([Verdict.STABLE.value, Verdict.CANNOT_TELL.value]))
+        found = (same if same.height else other).head(1)
+        late = (
+            (found["month"][0].year - drift.month.year) * 12 + found["month"][0].month - drift.month.month
+            if (found.height)
+            else None
+        )
+        table.add_row(
+            f"{drift.month:%Y-%m}",
+            drift.verdict.value,
+            drift.what,
+            found["verdict"][0] if found.height else NOT_FOUND,
+            "-" if late is None else str(late),
+            found["reason"][0] if found.height else "-",
+        )
+    return table

@@ -1,0 +1,175 @@
+"""How often each reference row would occur in a batch of other patients: weights that make one look like the other.
+
+Belongs here: covariates as a matrix, the domain classifier, and the weights it gives. Does not belong here: what is
+measured with the weights, and whether the batch has drifted.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from clinical_assets.evaluation.calibration import from_logit
+from clinical_assets.evaluation.findings import MISSING
+from clinical_assets.evaluation.sample import FloatArray, IntArray
+
+FOLDS = 2
+PENALTY = 10.0
+MOST_ROWS = 20_000
+LARGEST_WEIGHT = 20.0
+
+MOST_LEVELS = 25
+LEAST_LEVEL_ROWS = 20
+LEAST_LEVEL_SHARE = 0.01
+LEAST_DEVIATION = 0.1
+MOST_DEVIATIONS = 4.0
+
+NEWTON_STEPS = 30
+LARGEST_NEWTON_STEP = 2.0
+LARGEST_LOG_ODDS = 30.0
+CONVERGED = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class CovariateEncoding:
+    """How covariates become a matrix: numbers standardised, with squares and gaps; frequent levels as 0 and 1.
+
+    `numbers` are (column, mean, standard deviation) and `levels` (column, level, share), all of the reference;
+    `known` has every level of every column of levels.
+    """
+
+    numbers: tuple[tuple[str, float, float], ...]
+    levels: tuple[tuple[str, str, float], ...]
+    known: tuple[tuple[str, pl.Series], ...]
+    columns: tuple[str, ...]
+
+    @classmethod
+    def fit(cls, rows: pl.DataFrame, covariates: Sequence[str]) -> Self:
+        """The encoding of these columns, whose scales and levels are those of the reference rows."""
+        numbers: list[tuple[str, float, float]] = []
+        levels: list[tuple[str, str, float]] = []
+        known: list[tuple[str, pl.Series]] = []
+        for column in dict.fromkeys(covariates):
+            if rows[column].dtype.is_numeric():
+                present = _number(rows[column]).drop_nulls().to_numpy()
+                if len(present):
+                    numbers.append((column, float(present.mean()), float(present.std()) or 1.0))
+                continue
+            counts = level_names(rows[column]).alias("level").value_counts(sort=True)
+            enough = max(LEAST_LEVEL_ROWS, LEAST_LEVEL_SHARE * rows.height)
+            frequent = counts.filter(pl.col("count") >= enough).head(MOST_LEVELS)
+            levels += [(column, level, count / rows.height) for level, count in frequent.iter_rows()]
+            known.append((column, counts["level"]))
+        return cls(tuple(numbers), tuple(levels), tuple(known), tuple(covariates))
+
+    def apply(self, rows: pl.DataFrame) -> FloatArray:
+        """The covariates of rows as rows x columns, in standard deviations of the reference."""
+        encoded: list[FloatArray] = []
+        for column, mean, deviation in self.numbers:
+            number = _number(rows[column])
+            standardised = ((number - mean) / deviation).fill_null(0.0).to_numpy()
+            held = standardised.clip(-MOST_DEVIATIONS, MOST_DEVIATIONS)
+            encoded += [held, held**2, number.is_null().cast(pl.Float64).to_numpy()]
+        names = {column: level_names(rows[column]) for column, _ in self.known}
+        for column, level, share in self.levels:
+            deviation = max(float(np.sqrt(share * (1 - share))), LEAST_DEVIATION)
+            encoded.append(((names[column] == level).cast(pl.Float64).to_numpy() - share) / deviation)
+        return np.column_stack(encoded) if encoded else np.empty((rows.height, 0))
+
+    def count_unknown(self, rows: pl.DataFrame) -> dict[str, int]:
+        """How many rows have a level that the reference does not hold, by column; columns without any are left out."""
+        counts = {column: int((~level_names(rows[column]).is_in(seen.implode())).sum()) for column, seen in self.known}
+        return {column: count for column, count in counts.items() if count}
+
+
+def level_names(column: pl.Series) -> pl.Series:
+    """The levels of a column as text, `missing` where there is none."""
+    return column.cast(pl.String).fill_null(MISSING)
+
+
+def _number(column: pl.Series) -> pl.Series:
+    return column.cast(pl.Float64).fill_nan(None)
+
+
+def weigh_reference(
+    reference: FloatArray, batch: FloatArray, reference_patient: IntArray, batch_patient: IntArray, seed: int
+) -> FloatArray | None:
+    """How often each reference row would occur in the batch, with mean 1; None where the two cannot be told apart.
+
+    The odds that a logistic domain classifier gives a row for being of the batch are the ratio of the densities
+    (Bickel, Brueckner and Scheffer 2009, JMLR 10). The classifier of a row did not see the row's patient, a patient
+    counts once whatever the number of rows, and it is used only where it tells batch from reference better than a coin
+    on the patients it did not see: else weights would add noise and nothing else.
+
+    `reference` and `batch` are rows x columns, patients numbers from 0; at most 20,000 rows of each are learnt from.
+    """
+    random = np.random.default_rng(seed)
+    sides = (reference, batch)
+    patients = (reference_patient, batch_patient)
+    counts = [int(numbers.max()) + 1 for numbers in patients]
+    folds = [random.integers(FOLDS, size=n)[numbers] for n, numbers in zip(counts, patients, strict=True)]
+    mass_of_side = counts[0] * counts[1] / (counts[0] + counts[1])
+    width = reference.shape[1] + 1
+    penalty = np.r_[0.0, np.full(width - 1, PENALTY)]
+    odds = [np.empty(len(side)) for side in sides]
+    for left_out in range(FOLDS):
+        used = [_draw_rows(fold != left_out, random) for fold in folds]
+        masses = [
+            np.full(len(rows), mass_of_side * np.mean(fold != left_out) / len(rows))
+            for rows, fold in zip(used, folds, strict=True)
+        ]
+        matrix = with_intercept(np.vstack([side[rows] for side, rows in zip(sides, used, strict=True)]))
+        label = np.r_[np.zeros(len(used[0])), np.ones(len(used[1]))]
+        learnt = fit_logistic(matrix, label, np.concatenate(masses), penalty, np.zeros(width))
+        for side, fold, log_odds in zip(sides, folds, odds, strict=True):
+            log_odds[fold == left_out] = with_intercept(side[fold == left_out]) @ learnt
+    gain = np.log(2) - (np.logaddexp(0, odds[0]).mean() + np.logaddexp(0, -odds[1]).mean()) / 2
+    if gain <= 0:
+        return None
+    weight = np.exp(np.clip(odds[0], -LARGEST_LOG_ODDS, LARGEST_LOG_ODDS))
+    weight = np.minimum(weight / weight.mean(), LARGEST_WEIGHT)
+    return weight / weight.mean()
+
+
+def _draw_rows(rows: npt.NDArray[np.bool_], random: np.random.Generator) -> IntArray:
+    chosen = np.flatnonzero(rows)
+    return chosen if len(chosen) <= MOST_ROWS else random.choice(chosen, MOST_ROWS, replace=False)
+
+
+def with_intercept(matrix: FloatArray) -> FloatArray:
+    """A matrix with a first column of 1."""
+    return np.column_stack([np.ones(len(matrix)), matrix])
+
+
+def fit_logistic(
+    matrix: FloatArray, label: FloatArray, weight: FloatArray, penalty: FloatArray, centre: FloatArray
+) -> FloatArray:
+    """Coefficients of a weighted logistic regression, each drawn to its centre by its own penalty; Newton's method.
+
+    `matrix` is rows x columns, `label` 0 or 1 and `weight` one entry a row, `penalty` and `centre` one a column.
+    """
+    coefficients = centre.copy()
+    for _ in range(NEWTON_STEPS):
+        probability = from_logit(matrix @ coefficients)
+        gradient = matrix.T @ (weight * (label - probability)) - penalty * (coefficients - centre)
+        curvature = (matrix * (weight * probability * (1 - probability))[:, None]).T @ matrix + np.diag(penalty)
+        step = np.linalg.lstsq(curvature, gradient, rcond=None)[0]
+        longest = float(np.abs(step).max())
+        coefficients = coefficients + step * min(1.0, LARGEST_NEWTON_STEP / max(longest, CONVERGED))
+        if longest < CONVERGED:
+            break
+    return coefficients
+
+
+def sum_by_patient(value: FloatArray, patient: IntArray) -> FloatArray:
+    """The sum of a value over each patient's rows; patients are numbers from 0."""
+    return np.bincount(patient, value).astype(np.float64)
+
+
+def effective_number(weight: FloatArray) -> float:
+    """How many equally weighted units these weights are worth (Kish 1965); 0 where all are 0."""
+    square = float(weight @ weight)
+    return float(weight.sum()) ** 2 / square if square else 0.0
