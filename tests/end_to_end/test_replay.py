@@ -6,7 +6,7 @@ import zipfile
 import dagster as dg
 import polars as pl
 import pytest
-from replayed_home import DRIFTED, MODEL, ReplayedHome, release_runs, runs_for_drift
+from replayed_home import DRIFTED, MODEL, PLANNED, ReplayedHome, release_runs, runs_for_drift
 
 from clinical_assets.archives.diabetes130 import DATA_FILE
 from clinical_assets.governance.pseudonyms import load_or_create_key, pseudonymise
@@ -72,12 +72,17 @@ def test_drift_is_found_in_the_month_it_was_put_in_and_not_before(replayed: Repl
     assert told == {**dict.fromkeys(STABLE, "stable"), f"{DRIFTED:%Y-%m}": "population_shift"}
 
 
-def test_the_daemon_retrains_for_the_drift_and_not_before(replayed: ReplayedHome) -> None:
+def test_a_shift_that_does_no_harm_is_not_repaired(replayed: ReplayedHome) -> None:
+    """The simulation moves the patients, and not the risk that follows from what is known of them."""
+    assert replayed.planned == "none"
+
+
+def test_the_daemon_retrains_as_planned_and_not_before(replayed: ReplayedHome) -> None:
     assert replayed.retrainings_before_drift == 0
     assert {run.tags[MONTH] for run in runs_for_drift(replayed.instance)} == {DRIFTED.isoformat()}
     for run in runs_for_drift(replayed.instance):
         assert run.tags["dagster/sensor_name"] == f"{MODEL}_repair_when_due"
-        assert "2025-05 population_shift: " in run.tags["clinical/reason"]
+        assert f"2025-05 retrain: {PLANNED}" in run.tags["clinical/reason"]
 
 
 def test_one_drift_is_one_retraining_and_a_repetition_of_what_was_killed(replayed: ReplayedHome) -> None:
@@ -89,7 +94,7 @@ def test_one_drift_is_one_retraining_and_a_repetition_of_what_was_killed(replaye
 
 def test_nothing_is_retrained_again_without_a_new_month(replayed: ReplayedHome) -> None:
     assert len(replayed.ticks_after) >= 3
-    assert set(replayed.ticks_after) == {f"no drift report of {MODEL} since the last look"}
+    assert set(replayed.ticks_after) == {f"no repair plan of {MODEL} since the last look"}
     assert replayed.retrainings_after == 2
 
 
