@@ -30,10 +30,16 @@ def described(frame: pl.DataFrame, descriptions: Mapping[str, str]) -> dg.TableS
 def markdown_table(frame: pl.DataFrame) -> dg.MarkdownMetadataValue:
     """A small frame as a table in the catalogue."""
     header = " | ".join(frame.columns)
-    lines = [" | ".join("" if cell is None else str(cell) for cell in row) for row in frame.rows()]
+    lines = [" | ".join(_written(cell) for cell in row) for row in frame.rows()]
     return dg.MetadataValue.md("\n".join([f"| {line} |" for line in (header, "|".join("-" * frame.width), *lines)]))
 
 
 def picture(figure: "Figure", title: str) -> dg.MarkdownMetadataValue:
     """A figure as a picture in the catalogue."""
     return dg.MetadataValue.md(f"![{title}]({to_png_data_uri(figure)})")
+
+
+def _written(cell: object) -> str:
+    if cell is None:
+        return ""
+    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)

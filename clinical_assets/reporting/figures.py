@@ -34,6 +34,9 @@ STATISTIC_WORDS = {
     "missing_rate_change": "missing rate",
     "unseen_rate": "unseen values",
     "out_of_range_rate": "out of range",
+    "standardised_mean_difference": "mean, in SD",
+    "jensen_shannon": "Jensen-Shannon",
+    "joint": "distance",
 }
 
 

@@ -40,9 +40,7 @@ def test_no_other_plan_ever_calls_for_one_nor_stays_pending(repair: Repair) -> N
     decision = decide([notice(MARCH, repair), notice(APRIL, repair)])
     assert decision.due is None
     assert decision.pending == ()
-    assert decision.reasons == tuple(
-        f"{m} {repair.value}: age_band PSI 0.31 over 0.12" for m in ("2025-03", "2025-04")
-    )
+    assert decision.reasons == tuple(f"{m} {repair.value}: age_band PSI 0.31 over 0.12" for m in ("2025-03", "2025-04"))
 
 
 def test_every_repair_is_decided_upon() -> None:
@@ -88,8 +86,7 @@ def test_the_cool_down_runs_on_the_calendar_of_the_data_to_the_day() -> None:
     assert waiting.due is None
     assert waiting.pending == (notice(APRIL),)
     assert waiting.reasons == (
-        "1 repairs wait: the last one was for 2025-01, 90 days before 2025-04, "
-        "and the cool-down is 91 days",
+        "1 repairs wait: the last one was for 2025-01, 90 days before 2025-04, and the cool-down is 91 days",
     )
     assert decide([notice(APRIL)], history, cool_down_days=90).due == notice(APRIL)
 
