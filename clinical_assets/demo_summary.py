@@ -6,6 +6,7 @@ Belongs here: the tables on the terminal, read from the lake and the run records
 from collections import defaultdict
 from collections.abc import Mapping
 from datetime import date
+from textwrap import shorten
 from typing import Any
 
 import dagster as dg
@@ -17,10 +18,10 @@ from clinical_assets.archives.archive import PublishedArchive
 from clinical_assets.lifecycle.automation import MONTH, RETRAINING, TRIGGER, recorded
 from clinical_assets.lifecycle.conditions import REPAIR
 from clinical_assets.lifecycle.month_report import HARM
-from clinical_assets.protocol import ModelProtocol, Verdict, load_object
+from clinical_assets.protocol import ModelProtocol, load_object
 from clinical_assets.resources.lake import Lake
 
-NOT_FOUND = "not found"
+NOT_FOUND = "not found as such"
 FORMS = ("{:+.3f}", "{:+.0f}", "{:+.0f}")
 
 
@@ -113,24 +114,24 @@ def found_table(lake: Lake, protocol: ModelProtocol) -> Table | None:
     published: PublishedArchive = load_object(protocol.archive)
     months = verdicts.unique("month").sort("month")
     table = Table(title=f"{protocol.title}: what was put in beside what was found", box=SIMPLE)
-    for heading in ("since", "put in", "what it is", "found", "months late", "in which words"):
-        table.add_column(heading, overflow="fold", no_wrap=heading in ("since", "put in"))
+    table.add_column("since", no_wrap=True)
+    for heading in ("put in", "what it is", "found", "months late", "what the month said"):
+        table.add_column(heading, overflow="fold")
     for drift in published.known_drift():
         after = months.filter(pl.col("month") >= drift.month)
-        same = after.filter(verdict=drift.verdict.value)
-        other = after.filter(~pl.col("verdict").is_in([Verdict.STABLE.value, Verdict.CANNOT_TELL.value]))
-        found = (same if same.height else other).head(1)
+        found = after.filter(verdict=drift.verdict.value).head(1)
+        seen = (found if found.height else after).head(1)
         late = (
             (found["month"][0].year - drift.month.year) * 12 + found["month"][0].month - drift.month.month
-            if (found.height)
+            if found.height
             else None
         )
         table.add_row(
             f"{drift.month:%Y-%m}",
-            drift.verdict.value,
+            drift.verdict.value.replace("_", " "),
             drift.what,
-            found["verdict"][0] if found.height else NOT_FOUND,
+            NOT_FOUND if late is None else drift.verdict.value.replace("_", " "),
             "-" if late is None else str(late),
-            found["reason"][0] if found.height else "-",
+            shorten(f"{seen['verdict'][0].replace('_', ' ')}: {seen['reason'][0]}", 180) if seen.height else "-",
         )
     return table

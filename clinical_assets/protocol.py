@@ -188,7 +188,8 @@ class JudgedLimit:
 class Monitoring(_Frozen):
     """How drift is watched: which columns, the error rate of its alarms, and how much harm is tolerated.
 
-    `tolerated_loss` is in the headline metric; observed over expected may lie between 1 / (1 + x) and 1 + x with x the
+    `headline` leads the figures of a month. `tolerated_loss` is of the AUROC of single rows' events, which
+    can be estimated for every kind of model. Observed over expected may lie between 1 / (1 + x) and 1 + x with x the
     `tolerated_miscalibration`. A month is `stable` only where a shift of `smallest_shift_sd` would have been seen.
     `watched` are columns of `features`; every feature where none is named. The model's own outputs are always watched.
     `device` is the column whose every value must have been seen in training: one row of another alarms at once.

@@ -4,6 +4,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import duckdb
 import nbformat
 import numpy as np
@@ -15,7 +16,13 @@ from clinical_assets.defs.readmission.cohort import Encounter
 from clinical_assets.evaluation import evaluate, judge
 from clinical_assets.governance.signatures import CheckedSignature, Signature, Statement
 from clinical_assets.lifecycle.candidate import findings_table, release_row, report_table, sign_off_table
-from clinical_assets.lifecycle.monitoring import drift_report, performance_report, profile
+from clinical_assets.lifecycle.monitoring import (
+    drift_report,
+    estimated_performance,
+    performance_report,
+    profile,
+    repair_plan,
+)
 from clinical_assets.lifecycle.release import predictions
 from clinical_assets.protocol import Limit, ModelVersion, month_after, read_protocol
 from clinical_assets.resources.analytics import publish_analytics
@@ -95,7 +102,9 @@ def publish(home: Path) -> Path:
     drawn_at = lake.write_month("readmission.features", DECEMBER, training, **RUN).snapshot
     drawn = training.select("encounter_id", "patient_id", "discharged_at", "readmitted_30d", "month", "data_origin")
     drawn = drawn.with_columns(
-        split=pl.lit("train"), protocol_sha256=pl.lit(protocol.sha256), features_snapshot=pl.lit(drawn_at)
+        split=pl.when(pl.int_range(pl.len()) % 4 < 2).then(pl.lit("train")).otherwise(pl.lit("test")),
+        protocol_sha256=pl.lit(protocol.sha256),
+        features_snapshot=pl.lit(drawn_at),
     )
     snapshot = lake.write_table("readmission.training_set", drawn, **RUN).snapshot
     live, refused = (
@@ -119,12 +128,18 @@ def publish(home: Path) -> Path:
     for month in (JANUARY, FEBRUARY):
         features = lake.read("readmission.features", months=[month])
         scored = made_by(predictions(protocol, features, live, registry))
+        lake.write_month("readmission.predictions", month, scored, **RUN)
         profiled = made_by(profile(protocol, features, scored))
+        estimated = made_by(estimated_performance(protocol, features, scored, at_lake, registry))
+        compared = made_by(
+            drift_report(dg.build_asset_context(), protocol, features, scored, estimated, profiled, at_lake, registry)
+        )
         monthly = {
-            "predictions": scored,
             "profile": profiled,
-            "drift_report": made_by(drift_report(protocol, features, scored, profiled, at_lake, registry)),
-            "performance_report": made_by(performance_report(protocol, features, scored, at_lake)),
+            "estimated_performance": estimated,
+            "drift_report": compared,
+            "performance_report": made_by(performance_report(protocol, features, scored, estimated, at_lake, registry)),
+            "repair_plan": made_by(repair_plan(protocol, compared, estimated, at_lake, registry)),
         }
         for asset, frame in monthly.items():
             lake.write_month(f"readmission.{asset}", month, frame, **RUN)
@@ -215,7 +230,7 @@ def test_every_question_of_the_tour_is_answered_and_the_file_is_not_touched(
     ]
     drift = showing(outputs, "most_of_all")
     assert re.search(r"2025-01 +1 +population_shift", drift)
-    assert re.search(r"2025-02 +1 +population_shift +2 +\d+ +(lab_tests|predicted_risk) ", drift)
+    assert re.search(r"2025-02 +1 +population_shift +\d+ +\d+ +(lab_tests|predicted_risk) ", drift)
     assert re.search(r"2025-01 +1 +partly_ripe +281 +0\.\d{3} \[0\.\d{3}, 0\.\d{3}\]", showing(outputs, "o_e"))
     assert re.search(r"2025-02 +1 +not_ripe +0 +None", showing(outputs, "o_e"))
     subgroups = showing(outputs, "sensitivity", "attribute")
@@ -226,7 +241,7 @@ def test_every_question_of_the_tour_is_answered_and_the_file_is_not_touched(
     assert re.search(r"2 +1 +1 +auroc \(overall\) at least 0\.99 +None +None", candidates)
     assert "dr-example" in showing(outputs, "clinical_lead", "approve", "it meets every limit", "2026-03-04 05:00")
     origins = showing(outputs, "readmission.profile", "readmission.release", "rows")
-    assert len(re.findall("simulated", origins)) == 11
+    assert len(re.findall("simulated", origins)) == 13
     assert re.search(r"1 +600 +simulated +2025-01 to 2025-02", showing(outputs, "training_set_snapshot"))
 
     assert drifted.read_bytes() == before

@@ -27,6 +27,7 @@ _POSTGRES = "postgres:"
 _ANOTHER_WRITER = (
     *("database is locked", "Transaction conflict", "Exceeded the maximum retry count"),
     *("duplicate key value", "already exists"),  # two processes that make the lake at once, on Postgres
+    "Failed to probe DuckLake metadata",  # and on SQLite
 )
 _PATIENCE_OPENING_SECONDS = 60.0
 _STORAGE_FAILED = ("disk is full", "disk I/O error", "No space left on device", "File too large")
