@@ -34,7 +34,7 @@ EVENTS_WANTED = 100
 """Patients with the event, the least that the rows for a repair hold where there are as many."""
 
 UNLEARNT = ("calibrate", "test")
-"""The splits of which no version's estimator has learnt."""
+"""The splits on which no version was fitted; on the first it was calibrated, and its thresholds were chosen."""
 
 
 def drift_monitor(
@@ -107,7 +107,7 @@ class ScoredTraining:
 
     @property
     def unlearnt(self) -> pl.DataFrame:
-        """The rows of calibration and test patients, of which the estimator has not learnt."""
+        """The rows of calibration and test patients, on which the estimator was not fitted."""
         return self.rows.filter(pl.col("split").is_in(UNLEARNT))
 
 

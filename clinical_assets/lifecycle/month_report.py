@@ -9,6 +9,7 @@ from datetime import date
 import polars as pl
 
 from clinical_assets.learning.scoring import watched_outputs
+from clinical_assets.lifecycle.candidate import FINDING_SCHEMA
 from clinical_assets.monitoring.concept import ConceptEvidence
 from clinical_assets.monitoring.drift import DriftReport
 from clinical_assets.monitoring.estimated_performance import EstimatedLoss, EstimatedPerformance
@@ -18,15 +19,6 @@ LOSS_OF_AUROC = "loss_of_auroc"
 MISSED, EXTRA_ALERTS = "missed_per_1000_beyond_reference", "alerts_per_1000_beyond_reference"
 HARM = (LOSS_OF_AUROC, MISSED, EXTRA_ALERTS)
 OVERALL = "overall"
-
-ESTIMATE_SCHEMA = {
-    "metric": pl.String,
-    "subgroup": pl.String,
-    "value": pl.Float64,
-    "low": pl.Float64,
-    "high": pl.Float64,
-    "n": pl.Int64,
-}
 
 
 def scored_rows(protocol: ModelProtocol, features: pl.DataFrame, predictions: pl.DataFrame) -> pl.DataFrame:
@@ -56,14 +48,14 @@ def estimate_table(estimated: tuple[EstimatedPerformance, EstimatedLoss] | str, 
             Finding(EXTRA_ALERTS, OVERALL, loss.extra_alerts_per_1000, None, None, n),
         ]
     rows = [(x.metric, x.subgroup, x.value, x.low, x.high, x.n) for x in findings]
-    table = pl.DataFrame(rows, schema=ESTIMATE_SCHEMA, orient="row")
+    table = pl.DataFrame(rows, schema=FINDING_SCHEMA, orient="row")
     return table.with_columns(invalid_because=pl.lit(invalid, pl.String))
 
 
 def estimates_of(table: pl.DataFrame) -> list[Finding]:
     """The findings that `estimate_table` made rows of, without the harm."""
     rows = table.filter(~pl.col("metric").is_in(HARM))
-    return [Finding(**row) for row in rows.select(list(ESTIMATE_SCHEMA)).to_dicts()]
+    return [Finding(**row) for row in rows.select(list(FINDING_SCHEMA)).to_dicts()]
 
 
 def loss_of(table: pl.DataFrame) -> Finding | None:
@@ -72,7 +64,7 @@ def loss_of(table: pl.DataFrame) -> Finding | None:
     return (
         None
         if row["invalid_because"] or row["value"] is None
-        else Finding(**{name: row[name] for name in ESTIMATE_SCHEMA})
+        else Finding(**{name: row[name] for name in FINDING_SCHEMA})
     )
 
 
