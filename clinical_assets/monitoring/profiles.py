@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import reduce
+from functools import cache, reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -112,6 +112,7 @@ def profile_frame(
         raise ProfileError(f"cannot leave out {sorted(unknown)}: the frame has no such columns")
     table = table.drop(without)
     _prepare_whylogs()
+    _load_sketches()
     from whylogs.core import ColumnProfileView, DatasetProfileView
 
     columns = _empty_columns(table)
@@ -200,6 +201,18 @@ def _prepare_whylogs() -> None:
     os.environ["WHYLOGS_NO_ANALYTICS"] = "1"
     if not hasattr(np, "unicode_"):
         np.unicode_ = np.str_  # type: ignore[attr-defined]
+
+
+@cache
+def _load_sketches() -> None:
+    """Have the sketches import NumPy's C interface, here and not in the threads.
+
+    They do so at the first array they are given, under a lock that is no Python lock. Two threads that give their first
+    arrays at once wait for each other for ever: one holds that lock and wants Python's, the other the reverse.
+    """
+    from whylogs_sketching import hll_sketch
+
+    hll_sketch(4).update_np(np.zeros(1))
 
 
 def _batches(table: pl.DataFrame | pl.LazyFrame) -> Iterator[pl.DataFrame]:
