@@ -1,0 +1,166 @@
+"""The verbs that run the platform: init, demo, fetch, status, publish, validate.
+
+Belongs here: their options and what they print. Does not belong here: what they do; they call the assets' functions.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import polars as pl
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from clinical_assets.archives.download import download_bar
+from clinical_assets.archives.download import fetch as fetch_archive
+from clinical_assets.cli.terminal import (
+    REFUSALS,
+    JsonFlag,
+    console,
+    one_line_on_refusal,
+    open_home,
+    print_json,
+    refuse,
+)
+from clinical_assets.protocol import load_object, protocol_names, read_protocol
+from clinical_assets.resources.analytics import publish_analytics
+from clinical_assets.resources.home import Home
+from clinical_assets.resources.lake import Lake
+from clinical_assets.resources.registry import CHALLENGER, CHAMPION, Registry
+
+app = typer.Typer()
+
+
+@app.command()
+@one_line_on_refusal
+def init() -> None:
+    """Make the home ready: folders, access rights, Dagster's settings, the registry's database."""
+    home, _, registry = open_home()
+    registry.prepare()
+    typer.echo(f"ready: {home.root}")
+
+
+@app.command()
+def demo(
+    data: Annotated[Literal["auto", "real", "simulated"], typer.Option(help="Which archive to run on.")] = "auto",
+    model: Annotated[list[str] | None, typer.Option(help="A model to replay; repeat for several, all if none.")] = None,
+) -> None:
+    """Replay two years of months with the real Dagster daemon; goes on where it was stopped."""
+    from clinical_assets.demo import DemoError, run_demo
+
+    try:
+        run_demo(Home.from_environment(), data, console, model or protocol_names())
+    except (*REFUSALS, DemoError) as error:
+        refuse(error)
+    except KeyboardInterrupt:
+        refuse("stopped; the same command goes on from here, `make clean-demo` starts over")
+
+
+@app.command()
+@one_line_on_refusal
+def fetch(
+    model: str,
+    timeout_seconds: Annotated[float, typer.Option(help="How long the publisher may be silent.")] = 30.0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Download a model's archive from its publisher into CLINICAL_RAW, and check it."""
+    home, protocol = Home.from_environment(), read_protocol(model)
+    if protocol.archive is None:
+        refuse(f"{model} reads no archive: its cohort function fetches its rows itself")
+    published = load_object(protocol.archive)
+    if not as_json:
+        typer.echo(f"{published.title}, {published.publisher}, {published.licence}. Cite: {published.citation}")
+    with download_bar(Console(stderr=True)) as progress:
+        path = fetch_archive(published, home.raw, progress, timeout_seconds)
+    archive = published.open(path)
+    print_json(asdict(archive)) if as_json else typer.echo(f"{archive.path}: {archive.data_origin}")
+
+
+@app.command()
+@one_line_on_refusal
+def status(as_json: JsonFlag = False) -> None:
+    """What is live, what waits for signatures, and what the last month said, of every model."""
+    home, lake, registry = open_home()
+    states = [model_state(lake, registry, model) for model in protocol_names()]
+    incidents = lake.read("governance.incident").height if lake.exists("governance.incident") else 0
+    if as_json:
+        print_json({"home": str(home.root), "models": states, "incidents": incidents})
+        return
+    table = Table(title=f"clinical-assets at {home.root}")
+    for heading in states[0]:
+        table.add_column(heading.replace("_", " "), overflow="fold")
+    for state in states:
+        table.add_row(*("-" if value is None else str(value) for value in state.values()))
+    console.print(table)
+    console.print(f"incidents: {incidents}")
+
+
+def model_state(lake: Lake, registry: Registry, model: str) -> dict[str, Any]:
+    """One model in a row: versions, months, last verdict, realised discrimination."""
+    champion, challenger = registry.find(model, CHAMPION), registry.find(model, CHALLENGER)
+    months = lake.months(f"{model}.features") if lake.exists(f"{model}.features") else []
+    drift = lake.read(f"{model}.drift_report") if lake.exists(f"{model}.drift_report") else None
+    latest = drift.sort("month").row(-1, named=True) if drift is not None else {}
+    performance = lake.read(f"{model}.performance_report") if lake.exists(f"{model}.performance_report") else None
+    headline = read_protocol(model).monitoring.headline
+    ripe = (
+        performance.filter(metric=headline, subgroup="overall", status="ripe").drop_nulls("value")
+        if performance is not None
+        else pl.DataFrame()
+    )
+    last_ripe = ripe.sort("month").row(-1, named=True) if ripe.height else None
+    waiting = challenger is not None and (champion is None or challenger.version != champion.version)
+    return {
+        "model": model,
+        "champion": champion.version if champion else None,
+        "trained_through": f"{champion.trained_through:%Y-%m}" if champion else None,
+        "newest_candidate": f"{challenger.version} (not released)" if challenger and waiting else None,
+        "months": f"{months[0]:%Y-%m} to {months[-1]:%Y-%m}" if months else None,
+        "last_verdict": f"{latest['month']:%Y-%m} {latest['verdict']}" if latest else None,
+        "last_ripe": f"{last_ripe['month']:%Y-%m} {headline} {last_ripe['value']:.3f}" if last_ripe else None,
+        "data_origin": champion.data_origin if champion else None,
+    }
+
+
+@app.command()
+@one_line_on_refusal
+def publish(as_json: JsonFlag = False) -> None:
+    """Build the analysts' DuckDB file anew and replace it in one step."""
+    home, lake, _ = open_home()
+    published = publish_analytics(lake, home.analytics, protocol_names())
+    print_json(asdict(published)) if as_json else typer.echo(
+        f"{published.path}: {published.tables} tables, {published.rows:,} rows, lake snapshot {published.snapshot}"
+    )
+
+
+@app.command()
+@one_line_on_refusal
+def validate(
+    model: str,
+    source: Annotated[Path, typer.Option(help="An archive in its publisher's layout.")],
+    out: Annotated[Path, typer.Option(help="The folder to write to.")],
+    version: Annotated[int | None, typer.Option(help="The version to validate; the champion by default.")] = None,
+    split: Annotated[str | None, typer.Option(help="A split of the archive's publisher, or `all`.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Score any archive in the publisher's layout with a released version, and write the full evaluation."""
+    from clinical_assets.validation import validate_externally
+
+    home, lake, registry = open_home()
+    protocol = read_protocol(model)
+    chosen = registry.champion(model) if version is None else registry.version(model, version)
+    result = validate_externally(protocol, lake, registry, chosen, source, out, home.pseudonym_key, split)
+    if as_json:
+        typer.echo((out / "evaluation.json").read_text())
+        return
+    table = Table(title=f"{protocol.title}, version {chosen.version} on {result.data_origin}")
+    for heading in ("metric", "value", "95 % interval", "n"):
+        table.add_column(heading)
+    for finding in result.findings:
+        if finding.subgroup == "overall" and finding.value is not None:
+            interval = f"{finding.low:.3f} to {finding.high:.3f}" if finding.low is not None else "-"
+            table.add_row(finding.metric, f"{finding.value:.3f}", interval, f"{finding.n:,}")
+    console.print(table)
+    console.print("; ".join(result.notes))
+    console.print(f"written: {', '.join(str(out / name) for name in result.files)}")
