@@ -110,6 +110,11 @@ class Home:
         return self.keys / "pseudonym.key"
 
     @property
+    def audit(self) -> Path:
+        """The folder of the audit trail; readable by its owner alone."""
+        return self.root / "audit"
+
+    @property
     def dagster(self) -> Path:
         """Dagster's own state (DAGSTER_HOME)."""
         return self.root / "dagster"
