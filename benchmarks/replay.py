@@ -30,7 +30,8 @@ from rich.table import Table
 
 from clinical_assets.archives.calendar import REPLAY_MONTHS
 from clinical_assets.demo import choose_source
-from clinical_assets.lifecycle.automation import RETRAINING, SENSOR_SECONDS, TRIGGER
+from clinical_assets.lifecycle.automation import RETRAINING, SENSOR_SECONDS
+from clinical_assets.lifecycle.launch import TRIGGER
 from clinical_assets.protocol import protocol_names, read_protocol
 from clinical_assets.replay import Replay, sign_as_demonstration
 from clinical_assets.resources.home import PROJECT, Home

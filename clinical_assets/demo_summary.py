@@ -15,8 +15,9 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from clinical_assets.archives.archive import PublishedArchive
-from clinical_assets.lifecycle.automation import MONTH, RETRAINING, TRIGGER, recorded
+from clinical_assets.lifecycle.automation import MONTH, RETRAINING, recorded
 from clinical_assets.lifecycle.conditions import REPAIR
+from clinical_assets.lifecycle.launch import TRIGGER
 from clinical_assets.lifecycle.month_report import HARM
 from clinical_assets.protocol import ModelProtocol, load_object
 from clinical_assets.resources.lake import Lake

@@ -24,6 +24,9 @@ DEFS = Path(__file__).parent / "defs"
 ALERT = "alert"
 SILENT_MONTHS = "silent_months"
 
+AUTOMATION, UNKNOWN_PERSON = "automation", "unknown"
+"""Who acted, where no person did, and where nobody wrote down who did."""
+
 
 class ProtocolError(ValueError):
     """A protocol cannot be used as it stands; the message names the file, the field and the remedy."""
@@ -79,7 +82,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class ModelVersion:
-    """A registered version of a model and the hashes that bind it to its files and its protocol."""
+    """A registered version of a model and the hashes that bind it to its files and its protocol.
+
+    `trained_by` is who launched the run: a signer's name, `user:<account>`, or `automation`.
+    """
 
     model: str
     version: int
@@ -91,6 +97,7 @@ class ModelVersion:
     lake_snapshot: int
     data_origin: str
     further_thresholds: tuple[tuple[str, float], ...] = ()
+    trained_by: str = UNKNOWN_PERSON
 
     @property
     def thresholds(self) -> dict[str, float]:

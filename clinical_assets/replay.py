@@ -18,28 +18,18 @@ import polars as pl
 from dagster._core.scheduler.instigation import InstigatorType
 
 from clinical_assets.archives.calendar import FIRST_MONTH, REPLAY_MONTHS
-from clinical_assets.governance.signatures import (
-    Signer,
-    Statement,
-    add_signer,
-    create_key,
-    last_words,
-    now,
-    read_signatures,
-    read_signers,
-    sign,
-    store,
-)
+from clinical_assets.governance.signatures import Statement, create_key, last_words, now, read_signatures, sign, store
+from clinical_assets.governance.signers import Signer, add_signer, read_signers
 from clinical_assets.lifecycle.automation import (
     IN_FLIGHT,
     RETRAINING,
-    TRIGGER,
     WaitingCandidate,
     champion_version,
     newest_month,
     recorded,
     waiting_candidate,
 )
+from clinical_assets.lifecycle.launch import DEMONSTRATION, TRIGGER
 from clinical_assets.protocol import Judgement, ModelProtocol, ModelVersion, Repair, month_after, read_protocol
 from clinical_assets.resources.home import Home
 from clinical_assets.resources.lake import Lake
@@ -169,7 +159,7 @@ class Replay:
                 asset_selection=assets if without else None,
                 run_config=QUIET,
                 raise_on_error=True,
-                tags={TRIGGER: "demo"},
+                tags={TRIGGER: DEMONSTRATION},
             )
         except (dg.DagsterExecutionInterruptedError, RuntimeError) as error:
             # Dagster has its own interruption, and DuckDB makes a RuntimeError of it in the middle of a query.

@@ -18,6 +18,7 @@ from clinical_assets.archives.archive import ArchiveError
 from clinical_assets.evaluation import EvaluationError
 from clinical_assets.governance.pseudonyms import PseudonymError
 from clinical_assets.governance.signatures import SignatureError
+from clinical_assets.governance.signers import SignerError
 from clinical_assets.learning.estimator import LearningError
 from clinical_assets.protocol import ProtocolError
 from clinical_assets.resources.home import Home
@@ -37,6 +38,7 @@ REFUSALS = (
     PseudonymError,
     RegistryError,
     SignatureError,
+    SignerError,
 )
 
 

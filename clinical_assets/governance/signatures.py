@@ -1,13 +1,11 @@
 """Sign-offs: statements about one exact model version, signed by named people with their Ed25519 keys.
 
-Belongs here: keys, signers, statements, and whether the signatures at hand suffice. Does not belong here: who asks for
-a signature, and what follows from it.
+Belongs here: keys, statements, and whether the signatures at hand suffice. Does not belong here: who may sign
+(signers), who asks for a signature, and what follows from it.
 """
 
 import json
 import os
-import re
-import tomllib
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,13 +13,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
-from clinical_assets.protocol import ModelProtocol, ModelVersion
+from clinical_assets.governance.signers import Signer
+from clinical_assets.protocol import UNKNOWN_PERSON, ModelProtocol, ModelVersion
 
 Decision = Literal["approve", "reject"]
 
 
 class SignatureError(ValueError):
-    """A key, a signers file or a signature cannot be used; the message names it and the remedy."""
+    """A key or a signature cannot be used; the message names it and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +49,6 @@ class Signature:
 
     statement: Statement
     signature: str
-
-
-@dataclass(frozen=True, slots=True)
-class Signer:
-    """A person who may sign: the roles held, the public key in hexadecimal, and whether it is for demonstration."""
-
-    name: str
-    roles: tuple[str, ...]
-    public_key: str
-    demo: bool
 
 
 def create_key(path: Path, passphrase: str | None) -> str:
@@ -111,48 +100,6 @@ def is_genuine(signature: Signature, signer: Signer) -> bool:
     except (InvalidSignature, ValueError):
         return False
     return True
-
-
-def read_signers(paths: Sequence[Path]) -> dict[str, Signer]:
-    """The signers of all files that exist, by name; raises SignatureError with the file and the entry at fault."""
-    signers: dict[str, Signer] = {}
-    for path in paths:
-        if not path.exists():
-            continue
-        try:
-            entries = tomllib.loads(path.read_text())
-        except tomllib.TOMLDecodeError as error:
-            raise SignatureError(f"{path} is not valid TOML: {error}") from error
-        for name, entry in entries.items():
-            expected = {"roles": list, "public_key": str, "demo": bool}
-            if not isinstance(entry, dict) or {k: type(v) for k, v in entry.items()} != expected:
-                raise SignatureError(
-                    f"{path}: [{name}] needs exactly roles (list), public_key (string), demo (boolean)"
-                )
-            if name in signers:
-                raise SignatureError(f"{path}: [{name}] stands in another signers file too; remove one")
-            if not re.fullmatch(r"[0-9a-f]{64}", entry["public_key"]):
-                raise SignatureError(f"{path}: [{name}] public_key must be 64 hex digits in small letters")
-            signers[name] = Signer(name, tuple(entry["roles"]), entry["public_key"], entry["demo"])
-    keys = [signer.public_key for signer in signers.values()]
-    if twice := sorted(name for name, signer in signers.items() if keys.count(signer.public_key) > 1):
-        raise SignatureError(f"{', '.join(twice)} share one public key; each person needs a key of their own")
-    return signers
-
-
-def add_signer(path: Path, signer: Signer) -> None:
-    """Append a signer to a signers file; raises SignatureError where the name stands there already."""
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", signer.name):
-        raise SignatureError(f"{signer.name!r} is no name of a signer; use letters, digits, _ and - alone")
-    if signer.name in read_signers([path]):
-        raise SignatureError(f"{path}: [{signer.name}] stands there already")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    roles = ", ".join(json.dumps(role) for role in signer.roles)
-    entry = (
-        f'[{signer.name}]\nroles = [{roles}]\npublic_key = "{signer.public_key}"\ndemo = {str(signer.demo).lower()}\n\n'
-    )
-    with path.open("a") as file:
-        file.write(entry)
 
 
 def store(signature: Signature, folder: Path) -> Path:
@@ -229,6 +176,10 @@ def _fault(
         return f"the signature is not {signer.name}'s, or the statement was changed after signing"
     if statement.role not in signer.roles:
         return f"{signer.name} does not hold the role {statement.role}"
+    if fault := signer.fault_of_key(at):
+        return fault
+    if fault := fault_of_trainer(signer, version):
+        return fault
     if signer.demo and protocol.environment == "production":
         return f"{signer.name} is a demonstration signer, and the protocol's environment is production"
     if (statement.model, statement.version) != (version.model, version.version):
@@ -245,6 +196,15 @@ def _fault(
         return f"it expired {protocol.sign_off.valid_days} days after {statement.signed_at}"
     if signed_at > at + timedelta(minutes=5):
         return f"it is dated in the future ({statement.signed_at})"
+    return ""
+
+
+def fault_of_trainer(signer: Signer, version: ModelVersion) -> str:
+    """Why a signer may not judge a version for having trained it, or since nobody knows who did; else empty."""
+    if version.trained_by == UNKNOWN_PERSON:
+        return f"it is not recorded who trained version {version.version}; train it again"
+    if version.trained_by in (signer.name, *(f"user:{user}" for user in signer.users)):
+        return f"{signer.name} launched the run that trained version {version.version}; somebody else must judge it"
     return ""
 
 

@@ -17,13 +17,14 @@ from clinical_assets.governance.signatures import last_words, read_signatures
 from clinical_assets.lifecycle.conditions import REPAIR
 from clinical_assets.lifecycle.data import MONTHS
 from clinical_assets.lifecycle.incidents import MODEL, open_incident
+from clinical_assets.lifecycle.launch import TRIGGER
 from clinical_assets.monitoring.repair_request import RepairHistory, RepairNotice, request_repair
 from clinical_assets.protocol import ModelProtocol, Repair
 from clinical_assets.resources.home import Home
 from clinical_assets.resources.lake_io_manager import LakeResource
 from clinical_assets.resources.platform import HomeResource
 
-TRIGGER, MONTH = "clinical/trigger", "clinical/month"
+MONTH = "clinical/month"
 RETRAINING, SILENT = "clinical/retraining", "clinical/silent_run"
 PLANS_PER_TICK = 60
 SENSOR_SECONDS = 5

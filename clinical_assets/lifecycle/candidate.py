@@ -19,8 +19,8 @@ from clinical_assets.governance.signatures import (
     check_signatures,
     missing_for_release,
     read_signatures,
-    read_signers,
 )
+from clinical_assets.governance.signers import read_signers
 from clinical_assets.learning.estimator import FittedEstimator
 from clinical_assets.learning.recalibration import (
     fit_recalibration_intercept,
@@ -124,6 +124,7 @@ def register_candidate(
     snapshot: int,
     registry: Registry,
     mlflow: Any,
+    trained_by: str,
 ) -> ModelVersion:
     """Choose the thresholds on the calibration rows, log what was learnt in the open MLflow run, and register it."""
     assessment: Assessment = load_object(protocol.assessment)
@@ -137,7 +138,7 @@ def register_candidate(
     mlflow.log_metrics({f"calibrate_{x.metric}": x.value for x in findings})
     curve = calibration_curve(protocol.outcome.is_event(decided), decided["risk"])
     mlflow.log_figure(calibration_figure(curve), "calibration.png")
-    return registry.register(estimator, protocol, thresholds, rows, snapshot)
+    return registry.register(estimator, protocol, thresholds, rows, snapshot, trained_by)
 
 
 def measure_transport(protocol: ModelProtocol, rows: pl.DataFrame) -> list[Finding]:

@@ -32,6 +32,7 @@ from clinical_assets.lifecycle.candidate import (
 )
 from clinical_assets.lifecycle.catalogue import described, markdown_table, picture
 from clinical_assets.lifecycle.conditions import DEVELOPMENT, REPAIR
+from clinical_assets.lifecycle.launch import who_launched
 from clinical_assets.protocol import SILENT_MONTHS, ModelProtocol, ModelVersion, Repair, last_day, load_object
 from clinical_assets.reporting.figures import calibration_figure
 from clinical_assets.reporting.validation_report import ValidationReport, render
@@ -89,12 +90,14 @@ def trained_model(
     refuse_mixed_protocols(protocol, rows["protocol_sha256"].unique(), "training_set")
     with finished_run(mlflow):
         estimator, calibrate = make_estimator(rows, protocol, repair, registry.open())
-        version = register_candidate(estimator, rows, calibrate, protocol, snapshot, registry.open(), mlflow)
+        trainer = who_launched(context.op_execution_context.run_tags)
+        version = register_candidate(estimator, rows, calibrate, protocol, snapshot, registry.open(), mlflow, trainer)
     return dg.MaterializeResult(
         value=version,
         metadata={
             "version": version.version,
             "made_by": repair.value,
+            "trained_by": version.trained_by,
             "mlflow_run_id": version.run_id,
             "artefact_sha256": version.artefact_sha256,
             "protocol_sha256": version.protocol_sha256,

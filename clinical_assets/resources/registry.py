@@ -19,7 +19,7 @@ import polars as pl
 
 from clinical_assets.learning.estimator import FittedEstimator, LearningError
 from clinical_assets.learning.storage import hash_files, load_estimator, save_estimator
-from clinical_assets.protocol import ALERT, ModelProtocol, ModelVersion
+from clinical_assets.protocol import ALERT, UNKNOWN_PERSON, ModelProtocol, ModelVersion
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "clinical-assets"
 MODEL_CODE = Path(__file__).parent.parent / "learning" / "mlflow_model.py"
-FURTHER_THRESHOLDS = "further_thresholds"
+FURTHER_THRESHOLDS, TRAINED_BY = "further_thresholds", "trained_by"
 CHALLENGER, CHAMPION, FIRST_RELEASE = "challenger", "champion", "first_release"
 
 
@@ -55,6 +55,7 @@ class Registry:
         thresholds: Mapping[str, float],
         training_set: pl.DataFrame,
         lake_snapshot: int,
+        trained_by: str,
     ) -> ModelVersion:
         """Log the estimator in the active MLflow run, register it as a new version, and make that the challenger.
 
@@ -93,6 +94,7 @@ class Registry:
             lake_snapshot=lake_snapshot,
             data_origin=", ".join(sorted(training_set["data_origin"].unique())),
             further_thresholds=tuple((name, value) for name, value in thresholds.items() if name != ALERT),
+            trained_by=trained_by,
         )
         for name, value in asdict(version).items():
             written = json.dumps(dict(value)) if name == FURTHER_THRESHOLDS else str(value)
@@ -139,7 +141,9 @@ class Registry:
     def versions(self, model: str) -> list[ModelVersion]:
         """Every complete version of a model, oldest first."""
         found = self._client().search_model_versions(f"name = '{model}'")
-        complete = [item for item in found if {field.name for field in fields(ModelVersion)} <= set(item.tags)]
+        # Versions registered before the trainer was written down lack that one tag, and cannot be released.
+        needed = {field.name for field in fields(ModelVersion)} - {TRAINED_BY}
+        complete = [item for item in found if needed <= set(item.tags)]
         return sorted((_from_tags(model, int(v.version), v.tags) for v in complete), key=lambda v: v.version)
 
     def load(self, version: ModelVersion, estimator: str) -> FittedEstimator:
@@ -219,4 +223,5 @@ def _from_tags(model: str, version: int, tags: dict[str, str]) -> ModelVersion:
         lake_snapshot=int(tags["lake_snapshot"]),
         data_origin=tags["data_origin"],
         further_thresholds=tuple(json.loads(tags[FURTHER_THRESHOLDS]).items()),
+        trained_by=tags.get(TRAINED_BY, UNKNOWN_PERSON),
     )

@@ -11,7 +11,7 @@ from clinical_assets.archives import diabetes130
 from clinical_assets.archives.archive import Download
 from clinical_assets.archives.diabetes130 import DIABETES130
 from clinical_assets.cli import app
-from clinical_assets.governance.signatures import read_signers
+from clinical_assets.governance.signers import read_signers
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 

@@ -30,7 +30,8 @@ from clinical_assets.archives.simulated_diabetes import SIMULATED_DRIFT
 from clinical_assets.cli import app
 from clinical_assets.demo import daemon
 from clinical_assets.governance.pseudonyms import KEY_BYTES
-from clinical_assets.lifecycle.automation import IN_FLIGHT, RETRAINING, TRIGGER
+from clinical_assets.lifecycle.automation import IN_FLIGHT, RETRAINING
+from clinical_assets.lifecycle.launch import TRIGGER
 from clinical_assets.protocol import ModelProtocol, Repair, month_after, read_protocol
 from clinical_assets.replay import Replay
 from clinical_assets.resources.home import PROJECT, Home

@@ -5,7 +5,8 @@ import duckdb
 import pytest
 from replayed_home import DRIFTED, MODEL, PASSPHRASE, ReplayedHome, clinical
 
-from clinical_assets.governance.signatures import SignatureError, Statement, read_signatures, read_signers, sign
+from clinical_assets.governance.signatures import SignatureError, Statement, read_signatures, sign
+from clinical_assets.governance.signers import read_signers
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 

@@ -15,7 +15,8 @@ from clinical_assets.archives.archive import SIMULATED_MARKER
 from clinical_assets.archives.diabetes130 import CODES_FILE, DATA_FILE
 from clinical_assets.components import ClinicalModel
 from clinical_assets.defs.resources import resources as platform_resources
-from clinical_assets.governance.signatures import Decision, Signer, Statement, add_signer, create_key, now, sign, store
+from clinical_assets.governance.signatures import Decision, Statement, create_key, now, sign, store
+from clinical_assets.governance.signers import Signer, add_signer
 from clinical_assets.protocol import ModelProtocol, ModelVersion, read_protocol
 from clinical_assets.resources.home import Home
 from clinical_assets.resources.lake import Lake

@@ -84,7 +84,9 @@ def filled(
     versions = []
     for thresholds in ({"alert": 0.25, "grade_from_1": 0.4, "grade_from_2": 1.6}, {"alert": 0.5}):
         with mlflow_run(registry):
-            versions.append(registry.register(estimator, protocol, thresholds, rows, lake_snapshot=7))
+            versions.append(
+                registry.register(estimator, protocol, thresholds, rows, lake_snapshot=7, trained_by="automation")
+            )
     return registry, versions[0], versions[1]
 
 
@@ -274,7 +276,7 @@ def test_nothing_is_registered_outside_an_mlflow_run(
     registry: Registry, estimator: BoostedRisk, protocol: ModelProtocol, rows: pl.DataFrame
 ) -> None:
     with pytest.raises(RegistryError, match="from within an MLflow run; there is none"):
-        registry.register(estimator, protocol, {"alert": 0.5}, rows, lake_snapshot=1)
+        registry.register(estimator, protocol, {"alert": 0.5}, rows, lake_snapshot=1, trained_by="automation")
     assert len(registry.versions(MODEL)) == 2
 
 
@@ -291,7 +293,7 @@ def test_a_registration_that_breaks_off_leaves_the_challenger(
 
     monkeypatch.setattr("clinical_assets.resources.registry.save_estimator", fail)
     with pytest.raises(OSError, match="no space left"), mlflow_run(registry):
-        registry.register(estimator, protocol, {"alert": 0.5}, rows, lake_snapshot=1)
+        registry.register(estimator, protocol, {"alert": 0.5}, rows, lake_snapshot=1, trained_by="automation")
     assert registry.challenger(MODEL) == second
     assert len(registry.versions(MODEL)) == 2
 
