@@ -28,6 +28,7 @@ from clinical_assets.governance.signatures import (
 from clinical_assets.governance.signatures import sign as sign_statement
 from clinical_assets.governance.signers import Signer, SignerError, add_signer, check_entry, read_signers, revoke_signer
 from clinical_assets.protocol import Judgement, ModelProtocol, ModelVersion, read_protocol
+from clinical_assets.reporting.metric_words import describe_metric, in_words
 from clinical_assets.resources.home import Home, hash_file
 from clinical_assets.resources.registry import CHAMPION
 
@@ -142,7 +143,8 @@ def show_what_is_signed(
     outcome = "[green]meets every limit[/]"
     if blocking.height:
         outcome = f"[bold red]does not meet {blocking.height} of {report.height} limits[/]"
-    console.print(f"\n[bold]{protocol.title}, version {candidate.version}[/] {outcome}", highlight=False)
+    title = f"{protocol.title}, version {candidate.version} ({candidate.data_origin})"
+    console.print(f"\n[bold]{title}:[/] {outcome}", highlight=False)
     console.print(protocol.intended_use, style="dim", highlight=False)
     same = champion is not None and champion.version == candidate.version
     facts = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
@@ -170,8 +172,8 @@ def show_what_is_signed(
         if row["low"] is not None:
             measured += f" [{row['low']:.3f}, {row['high']:.3f}]"
         table.add_row(
-            row["metric"].replace("_", " "),
-            row["subgroup"],
+            describe_metric(row["metric"], protocol).name,
+            in_words(row["subgroup"]),
             measured,
             row["limit"],
             JUDGED[Judgement(row["judgement"])],

@@ -65,7 +65,7 @@ def test_publish_replaces_the_analysts_file_and_says_what_is_in_it(replayed: Rep
 def test_sign_shows_every_limit_with_what_was_measured_before_it_asks(replayed: ReplayedHome) -> None:
     shown, _, asked = replayed.declined.stdout.partition("The whole report: ")
     assert "Readmission within 30 days, version 1 (simulated): meets every limit" in " ".join(shown.split())
-    for metric in ("auroc", "observed_expect", "expected_calibr"):
+    for metric in ("AUROC", "Observed / expected", "Expected calibration"):
         assert metric in shown
     assert "approve readmission version 1 as mlops, as mlops_of_the_house?" in " ".join(asked.split())
 
