@@ -6,7 +6,10 @@ streams (`drift_streams`, `drift_archives`), the decisions about harm (`drift_ha
 
 Archives are looked for below --raw, CLINICAL_RAW, or data/raw; Evidently and NannyML in the environment of `peers.txt`,
 whose interpreter is --peers or CLINICAL_PEERS; the replay in a finished home, --home. What is not there is named and
-left out. Two processes of one thread each; progress goes to standard error.
+left out. Two processes of one thread each, unless --processes says otherwise; progress goes to standard error.
+
+--only GROUP runs one group of the plan alone, for instance the thousand years without drift. --keep FOLDER keeps what
+was said of every stream, one Parquet file a stream, written as it ends: a run that is stopped leaves its part.
 """
 
 import argparse
@@ -53,6 +56,8 @@ MODEL_COLUMNS = ("event", "risk", "alerted")
 WITHIN_LOOKS = 3
 
 NULL, POWER, DELAY, UNIT, ATLAS, HARM = "null", "power", "delay", "unit", "atlas", "harm"
+REAL_STREAMS, LABEL_FREE, REPLAY, SPEED = "real", "label-free", "replay", "speed"
+GROUPS = (NULL, POWER, DELAY, UNIT, ATLAS, REAL_STREAMS, HARM, LABEL_FREE, REPLAY, SPEED)
 REAL = (drift_archives.hospitals, drift_archives.encounters_by_decile, drift_archives.cameras)
 
 UNITS = (
@@ -110,7 +115,7 @@ QUICK = Plan(
     large_columns=3,
 )
 WHOLE = Plan(
-    null={100: 200, 300: 1_000, 3_000: 100},
+    null={300: 1_000, 3_000: 100, 100: 200},
     power={3_000: 100, 30_000: 20},
     delay=100,
     unit=20,
@@ -164,10 +169,7 @@ class Share:
     @property
     def interval(self) -> tuple[float, float]:
         """The lower and the upper end."""
-        z = 1.959964
-        centre, width = (self.k + z**2 / 2) / (self.n + z**2), z / (self.n + z**2)
-        around = width * np.sqrt(self.k * (self.n - self.k) / self.n + z**2 / 4)
-        return max(0.0, float(centre - around)), min(1.0, float(centre + around))
+        return label_free.wilson_interval(self.k, self.n)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +214,7 @@ def list_tasks(plan: Plan, raw: Path, folder: Path | None) -> list[Task]:
         *((HARM, scenario, plan.harm) for scenario in drift_harm.scenarios(plan.gradual)),
     ]
     tasks = [
-        Task(0, "real", 0, real=number, raw=raw, streams=plan.real, peers=plan.peers, folder=folder)
+        Task(0, REAL_STREAMS, 0, real=number, raw=raw, streams=plan.real, peers=plan.peers, folder=folder)
         for number in range(len(REAL))
     ]
     tasks += [
@@ -272,27 +274,40 @@ def _label(table: pl.DataFrame, task: Task, n: int, part: str = "", columns: int
     )
 
 
-def run_tasks(tasks: Sequence[Task], peers: Path | None, folder: Path, label_free_of: Path, quick: bool) -> Shown:
+def run_tasks(
+    tasks: Sequence[Task],
+    *,
+    peers: Path | None,
+    folder: Path,
+    label_free_of: Path | None,
+    quick: bool,
+    processes: int,
+    kept_in: Path | None,
+) -> Shown:
     """What every tool said of every stream, and the label-free figures of the archives below `label_free_of`."""
     started = time.perf_counter()
     # Polars' threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     tables: list[pl.DataFrame] = []
-    with ProcessPoolExecutor(PROCESSES, context) as pool:
-        estimates = pool.submit(label_free.measure_label_free, label_free_of, quick=quick)
-        futures = [pool.submit(run_task, task) for task in tasks]
+    with ProcessPoolExecutor(processes, context) as pool:
+        estimates = pool.submit(label_free.measure_label_free, label_free_of, quick=quick) if label_free_of else None
+        futures = {pool.submit(run_task, task): task for task in tasks}
         for done, future in enumerate(as_completed(futures), 1):
-            tables.append(future.result())
+            table = future.result()
+            tables.append(table)
+            if kept_in is not None:
+                task = futures[future]
+                table.write_parquet(kept_in / f"{task.group}-{task.number:05}.parquet")
             if done % 25 == 0 or done == len(futures):
                 elapsed = time.perf_counter() - started
                 print(f"{elapsed:6.0f} s  {done} of {len(futures)} tasks", file=sys.stderr, flush=True)
-        figures = estimates.result()
-    if peers is not None:
+        figures = estimates.result() if estimates else []
+    if peers is not None and tables:
         shown = pl.concat(tables)
         key = ["number", "seed", "part"]
         labels = shown.drop(WATCHED_SCHEMA.names()).unique(key)
         seed_of = {task.number: task.seed for task in tasks}
-        for stem, said in run_peers(peers, folder, PROCESSES).items():
+        for stem, said in run_peers(peers, folder, processes).items():
             number, part, seed = (*stem.split("-"), "", "")[:3]
             table = said.with_columns(
                 pl.col("flagged").cast(pl.List(pl.String)),
@@ -304,7 +319,7 @@ def run_tasks(tasks: Sequence[Task], peers: Path | None, folder: Path, label_fre
             )
             tables.append(table.join(labels, on=key, how="left").select(shown.columns))
         print(f"{time.perf_counter() - started:6.0f} s  the others", file=sys.stderr, flush=True)
-    return Shown(pl.concat(tables), figures)
+    return Shown(pl.concat(tables) if tables else pl.DataFrame(), figures)
 
 
 def of_streams(watched: pl.DataFrame) -> pl.DataFrame:
@@ -375,23 +390,25 @@ def judge_false_alarms(streams: pl.DataFrame, n: int) -> Goal:
 
 
 def judge_power(streams: pl.DataFrame) -> list[Goal]:
-    """Power at 0.1 SD, and rows until alarm at 0.3 SD."""
+    """Power at 0.1 SD within three looks."""
     goals = []
     for n, asked in ((3_000, 0.9), (30_000, 1.0)):
         rows = streams.filter(tool=OURS, group=POWER, n=n)
         share = Share(rows["first_alarm"].drop_nulls().len(), len(rows))
         words = f"power at 0.1 SD in one of {COLUMNS} columns, {n:,} rows a look, 3 looks: >= {asked:.0%}"
         goals.append(Goal(words, f"{share}", share.k >= asked * share.n if share.n else None))
+    return goals
+
+
+def judge_delay(streams: pl.DataFrame) -> Goal:
+    """Rows until the alarm at 0.3 SD."""
     rows = streams.filter(tool=OURS, group=DELAY)
     until = rows_until_alarm(rows)
-    goals.append(
-        Goal(
-            f"0.3 SD in one of {COLUMNS} columns, looks of 100 rows, rows until alarm (median): <= 500",
-            f"{'no alarm in most' if until is None else f'{until:,.0f} rows'} of {len(rows)} streams",
-            until is not None and until <= 500 if len(rows) else None,
-        )
+    return Goal(
+        f"0.3 SD in one of {COLUMNS} columns, looks of 100 rows, rows until alarm (median): <= 500",
+        f"{'no alarm in most' if until is None else f'{until:,.0f} rows'} of {len(rows)} streams",
+        until is not None and until <= 500 if len(rows) else None,
     )
-    return goals
 
 
 def judge_units(watched: pl.DataFrame) -> list[Goal]:
@@ -416,7 +433,7 @@ def judge_units(watched: pl.DataFrame) -> list[Goal]:
 
 def judge_archives(watched: pl.DataFrame, streams: pl.DataFrame) -> list[Goal]:
     """Hospital B at its first look with its missingness named, the last decile, and the camera."""
-    real = watched.filter(tool=OURS, group="real", part="changed")
+    real = watched.filter(tool=OURS, group=REAL_STREAMS, part="changed")
     hospitals = real.filter(title="hospitals", look=0)
     named = hospitals.filter(pl.col("alarm") & pl.col("said").str.contains(r"bicarbonate_mmol_l missing in"))
     never_in_a = hospitals.filter(pl.col("flagged").list.contains("end_tidal_co2_mmhg")).height
@@ -562,8 +579,9 @@ def judge_label_free(figures: Sequence[label_free.LabelFreeFigure]) -> list[Goal
     goals = [
         Goal(
             f"label-free AUROC, {one.model}, {one.months}: <= {label_free.MOST_NOISES} x noise, coverage 93-97 %",
-            f"{one.noises:.2f}x, {one.covered:.1%} covered, {one.n_months} months",
-            one.noises <= label_free.MOST_NOISES and label_free.LEAST_COVERED <= one.covered <= label_free.MOST_COVERED,
+            f"{one.noises:.2f}x [{one.noises_low:.2f}, {one.noises_high:.2f}], "
+            f"{Share(round(one.covered * one.n_months), one.n_months)} covered",
+            one.met,
         )
         for one in figures
     ]
@@ -577,8 +595,14 @@ def main() -> None:
     parser.add_argument("--peers", type=Path, default=_optional_path("CLINICAL_PEERS"), help="their interpreter")
     parser.add_argument("--home", type=Path, default=None, help="a finished demo's CLINICAL_HOME")
     parser.add_argument("--quick", action="store_true", help="fewer streams, as printed beside each figure")
+    parser.add_argument("--only", choices=GROUPS, action="append", metavar="GROUP", help=f"of {', '.join(GROUPS)}")
+    parser.add_argument("--keep", type=Path, default=None, metavar="FOLDER", help="where what was said is kept")
+    parser.add_argument("--processes", type=int, default=PROCESSES, help="of one thread each")
     options = parser.parse_args()
     plan = QUICK if options.quick else WHOLE
+    groups = tuple(options.only or GROUPS)
+    if options.keep is not None:
+        options.keep.mkdir(parents=True, exist_ok=True)
     # A task has one thread: two of them share the machine.
     os.environ |= {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
     started = time.perf_counter()
@@ -586,19 +610,26 @@ def main() -> None:
         print("Evidently and NannyML are not shown: install benchmarks/peers.txt elsewhere, and name it by --peers")
     with TemporaryDirectory() as name:
         folder = Path(name)
-        tasks = list_tasks(plan, options.raw, folder)
-        shown = run_tasks(tasks, options.peers, folder, options.raw, options.quick)
-        watched, streams = shown.watched, of_streams(shown.watched)
-        goals = _print_streams(watched, streams, plan)
-        goals += judge_harm(watched)
-        goals += judge_label_free(shown.label_free)
-        goals += judge_replay(options.home)
-        goals += judge_speed(plan, options.peers, folder)
+        tasks = [task for task in list_tasks(plan, options.raw, folder) if task.group in groups]
+        shown = run_tasks(
+            tasks,
+            peers=options.peers,
+            folder=folder,
+            label_free_of=options.raw if LABEL_FREE in groups else None,
+            quick=options.quick,
+            processes=options.processes,
+            kept_in=options.keep,
+        )
+        goals = _judge_streams(shown.watched, plan, groups) if tasks else []
+        goals += judge_harm(shown.watched) if HARM in groups else []
+        goals += judge_label_free(shown.label_free) if LABEL_FREE in groups else []
+        goals += judge_replay(options.home) if REPLAY in groups else []
+        goals += judge_speed(plan, options.peers, folder) if SPEED in groups else []
     print(f"\n{'':12}| {'asked':96}| reached")
     for goal in goals:
         print(goal.line())
-    seconds = time.perf_counter() - started
-    print(f"{seconds:.0f} s in all, {PROCESSES} processes of one thread; seeds from 0; load {os.getloadavg()[0]:.1f}")
+    seconds, load = time.perf_counter() - started, os.getloadavg()[0]
+    print(f"{seconds:.0f} s in all, {options.processes} processes of one thread; seeds from 0; load {load:.1f}")
 
 
 def _optional_path(variable: str) -> Path | None:
@@ -606,30 +637,32 @@ def _optional_path(variable: str) -> Path | None:
     return Path(value) if value else None
 
 
-def _print_streams(watched: pl.DataFrame, streams: pl.DataFrame, plan: Plan) -> list[Goal]:
+def _judge_streams(watched: pl.DataFrame, plan: Plan, groups: Sequence[str]) -> list[Goal]:
     order = pl.col("tool").replace_strict({tool: place for place, tool in enumerate(TOOLS)}, default=len(TOOLS))
-    streams = streams.sort(order, "n", maintain_order=True)
+    streams = of_streams(watched).sort(order, "n", maintain_order=True)
     shared = f"reference 10,000 rows, {COLUMNS} columns; the others see the first {plan.peers} streams of a kind"
-    print_nulls(streams.filter(group=NULL), f"1. False alarms: 12 looks without a change; {shared}; with 95 % interval")
+    if NULL in groups:
+        words = f"1. False alarms: 12 looks without a change; {shared}; with 95 % interval"
+        print_nulls(streams.filter(group=NULL), words)
     known = streams.filter(pl.col("group").is_in([POWER, DELAY, UNIT, ATLAS])).sort("title", "n", maintain_order=True)
-    print_power(
-        known,
-        f"2. Power and delay, the change from the first look on; {shared}\n(power counts any alarm: beside a tool's "
-        "false alarms in 1 it says little; right column: among those flagged at the first alarm)",
-    )
-    real = streams.filter(group="real")
+    if not known.is_empty():
+        print_power(
+            known,
+            f"2. Power and delay, the change from the first look on; {shared}\n(power counts any alarm: beside a "
+            "tool's false alarms in 1 it says little; right column: among those flagged at the first alarm)",
+        )
+    real = streams.filter(group=REAL_STREAMS)
     for title in real["title"].unique(maintain_order=True):
         rows = real.filter(title=title, part="unchanged")
         print_nulls(rows, f"3. {title}, without the change")
         print_power(real.filter(title=title, part="changed"), f"4. {title}, with the change")
-    if real.is_empty():
+    if REAL_STREAMS in groups and real.is_empty():
         print("\n3. and 4. No archive below --raw: nothing real is shown")
-    return [
-        *(judge_false_alarms(streams, n) for n in plan.null),
-        *judge_power(streams),
-        *judge_units(watched),
-        *judge_archives(watched, streams),
-    ]
+    goals = [judge_false_alarms(streams, n) for n in plan.null if NULL in groups]
+    goals += judge_power(streams) if POWER in groups else []
+    goals += [judge_delay(streams)] if DELAY in groups else []
+    goals += judge_units(watched) if UNIT in groups else []
+    return goals + (judge_archives(watched, streams) if REAL_STREAMS in groups else [])
 
 
 if __name__ == "__main__":

@@ -33,8 +33,11 @@ from rich.progress import (
 from clinical_assets.archives.archive import Archive, ArchiveError, PublishedArchive
 from clinical_assets.archives.calendar import CALENDAR_NOTE
 from clinical_assets.archives.download import download_bar, fetch
+from clinical_assets.demo_drill import hold_drill
 from clinical_assets.demo_summary import found_table, months_table
+from clinical_assets.governance.outbound import allow_hosts
 from clinical_assets.lifecycle.automation import IN_FLIGHT
+from clinical_assets.lifecycle.champion_move import Platform
 from clinical_assets.protocol import ModelProtocol, load_object, read_protocol
 from clinical_assets.replay import FAILED, POLL_SECONDS, DemoError
 from clinical_assets.resources.home import PROJECT, Home, write_atomically
@@ -62,7 +65,7 @@ def choose_source(home: Home, protocol: ModelProtocol, data: DataChoice, console
     if path is None and data != "simulated":
         console.print(f"{published.title}: not in {home.raw}; asking {published.publisher} ({published.licence}) ...")
         try:
-            with download_bar(console) as progress:
+            with allow_hosts(published.hosts), download_bar(console) as progress:
                 path = fetch(published, home.raw, progress, ANSWER_WITHIN_SECONDS)
         except ArchiveError as error:
             if data == "real":
@@ -97,6 +100,9 @@ def run_demo(home: Home, data: DataChoice, console: Console, models: Sequence[st
             console.print(months_table(lake, instance, protocol))
             if found := found_table(lake, protocol):
                 console.print(found)
+        demonstrated = [protocol for protocol in watched if protocol.environment == "demo"]
+        for told in hold_drill(Platform(home, lake, registry, instance), demonstrated):
+            console.print(told, soft_wrap=True, highlight=False)
     if watched:
         console.print(where_to_look(home, registry, watched), soft_wrap=True, highlight=False)
     if failures:

@@ -15,12 +15,15 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from clinical_assets.archives.archive import PublishedArchive
+from clinical_assets.governance.small_cells import SUPPRESSED
 from clinical_assets.lifecycle.automation import MONTH, RETRAINING, recorded
 from clinical_assets.lifecycle.conditions import REPAIR
 from clinical_assets.lifecycle.launch import TRIGGER
 from clinical_assets.lifecycle.month_report import HARM
 from clinical_assets.protocol import ModelProtocol, load_object
+from clinical_assets.reporting.withheld import WITHHELD
 from clinical_assets.resources.lake import Lake
+from clinical_assets.resources.shown_lake import read_shown
 
 NOT_FOUND = "not found as such"
 FORMS = ("{:+.3f}", "{:+.0f}", "{:+.0f}")
@@ -29,11 +32,12 @@ FORMS = ("{:+.3f}", "{:+.0f}", "{:+.0f}")
 def months_table(lake: Lake, instance: dg.DagsterInstance, protocol: ModelProtocol) -> Table:
     """Month by month, what was seen of one model, what it costs, what was planned and what was done about it."""
     model = protocol.model
-    drift = lake.read(f"{model}.drift_report").sort("faulty", "evidence", "value", descending=True, nulls_last=True)
-    overall = lake.read(f"{model}.performance_report", where={"subgroup": "overall"})
+    worst_first = ("faulty", "evidence", "value")
+    drift = read_shown(lake, model, "drift_report").sort(*worst_first, descending=True, nulls_last=True)
+    overall = read_shown(lake, model, "performance_report").filter(subgroup="overall")
     figures = {(row["month"], row["metric"]): row for row in overall.iter_rows(named=True)}
     harm: dict[date, dict[str, float | None]] = defaultdict(dict)
-    for row in lake.read(f"{model}.estimated_performance", where={"subgroup": "overall"}).iter_rows(named=True):
+    for row in read_shown(lake, model, "estimated_performance").filter(subgroup="overall").iter_rows(named=True):
         harm[row["month"]][row["metric"]] = row["value"]
     plans = dict(lake.read(f"{model}.repair_plan").select("month", "repair").unique().iter_rows())
     done = repairs(instance, model)
@@ -78,6 +82,8 @@ def harm_in_words(loss: Mapping[str, float | None]) -> tuple[str, ...]:
 
 def value_or_status(row: Mapping[str, Any] | None) -> str:
     """A realised figure, or why there is none."""
+    if row is not None and row["value"] is None and row[SUPPRESSED]:
+        return WITHHELD
     if row is None or (row["value"] is None and row["status"] == "ripe"):
         return "undefined"
     return "unripe" if row["value"] is None else f"{row['value']:.2f}"
@@ -85,6 +91,8 @@ def value_or_status(row: Mapping[str, Any] | None) -> str:
 
 def movement_in_words(row: Mapping[str, Any]) -> str:
     """The movement of one column, short."""
+    if row["value"] is None and row[SUPPRESSED]:
+        return f"{row['column']} {row['statistic'].replace('_', ' ')} {WITHHELD}"
     if row["statistic"] == "missing_rate_change":
         return f"{row['column']} missing {row['reference_missing_rate']:.0%} -> {row['batch_missing_rate']:.0%}"
     value = "" if row["value"] is None else f" {row['value']:.2f}"

@@ -235,6 +235,55 @@ class SignOff(_Frozen):
     valid_days: int = Field(gt=0)
 
 
+class RollbackGuard(_Frozen):
+    """The hard floor of a realised metric: a ripe month whose whole 95 % interval lies under it is rolled back from."""
+
+    metric: str
+    at_least: float
+
+
+class ModelCard(_Frozen):
+    """What only people know of a model, for its card and its evidence; what is left out is said to be missing.
+
+    `demonstration` marks a card whose developer, contact and the like are examples and no hospital's.
+    """
+
+    demonstration: bool = False
+    developer: str | None = None
+    contact: str | None = None
+    funding: str | None = None
+    competing_interests: str | None = None
+    third_parties: str | None = None
+    stakeholders: str | None = None
+    patient_involvement: str | None = None
+    availability: str | None = None
+    regulatory_status: str | None = None
+    risk_level: str | None = None
+    intended_users: str | None = None
+    decision_role: str | None = None
+    how_to_use: str | None = None
+    population: str | None = None
+    eligibility: str | None = None
+    rationale: str | None = None
+    health_inequalities: str | None = None
+    out_of_scope: str | None = None
+    limitations: str | None = None
+    biases: str | None = None
+    fairness_approach: str | None = None
+    treatments: str | None = None
+    missing_data: str | None = None
+    sample_size: str | None = None
+    ethics_approval: str | None = None
+    patient_disclosure: str | None = None
+    registration: str | None = None
+    data_sharing: str | None = None
+    code_sharing: str | None = None
+    outcome_studies: str | None = None
+    next_steps: str | None = None
+    keywords: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+
+
 class WrittenProtocol(_Frozen):
     """A protocol as it stands in `defs/<model>/defs.yaml`; the model's name is the folder's."""
 
@@ -269,7 +318,9 @@ class WrittenProtocol(_Frozen):
     silent_months: int = Field(default=0, ge=0)
     monitoring: Monitoring
     sign_off: SignOff
+    rollback_guard: RollbackGuard | None = None
     replay: Replay = Replay()
+    model_card: ModelCard = ModelCard()
     environment: Literal["demo", "production"]
 
     @model_validator(mode="after")
@@ -287,10 +338,14 @@ class ModelProtocol(WrittenProtocol):
     model: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
 
     @property
+    def canonical_json(self) -> str:
+        """The protocol as one line, the same for equal protocols; kept with every version that was made under it."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+    @property
     def sha256(self) -> str:
         """The hash that names this exact protocol in every model, report and signature."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        return hashlib.sha256(self.canonical_json.encode()).hexdigest()
 
     @property
     def limits(self) -> tuple[Limit, ...]:

@@ -18,6 +18,8 @@ import polars as pl
 from dagster._core.scheduler.instigation import InstigatorType
 
 from clinical_assets.archives.calendar import FIRST_MONTH, REPLAY_MONTHS
+from clinical_assets.governance.audit_trail import AuditTrail, person_at_terminal
+from clinical_assets.governance.outbound import guard_outbound
 from clinical_assets.governance.signatures import Statement, create_key, last_words, now, read_signatures, sign, store
 from clinical_assets.governance.signers import Signer, add_signer, read_signers
 from clinical_assets.lifecycle.automation import (
@@ -237,16 +239,22 @@ class Replay:
             time.sleep(POLL_SECONDS)
 
 
+def demonstration_signer(home: Home, role: str) -> Signer:
+    """The demonstration signer of a role, who is made with a key of this home where there is none yet."""
+    name = f"demo-{role}"
+    if name not in (known := read_signers([home.signers])):
+        add_signer(home.signers, Signer(name, (role,), create_key(home.keys / f"{name}.pem", None), demo=True))
+        return read_signers([home.signers])[name]
+    return known[name]
+
+
 def sign_as_demonstration(home: Home, lake: Lake, protocol: ModelProtocol, version: ModelVersion) -> None:
     """Let a demonstration signer of each role decide as the report does."""
     report = lake.read(f"{protocol.model}.validation_report", where={"version": version.version})
     unmet = report.filter(pl.col("judgement").is_in([Judgement.FAIL, Judgement.CANNOT_TELL]))
     reason = f"demonstration: {report.height - unmet.height} of {report.height} limits are met"
     for role in protocol.sign_off.roles:
-        name = f"demo-{role}"
-        key = home.keys / f"{name}.pem"
-        if name not in read_signers([home.signers]):
-            add_signer(home.signers, Signer(name, (role,), create_key(key, None), demo=True))
+        name = demonstration_signer(home, role).name
         statement = Statement(
             model=version.model,
             version=version.version,
@@ -259,7 +267,7 @@ def sign_as_demonstration(home: Home, lake: Lake, protocol: ModelProtocol, versi
             signer=name,
             signed_at=now(),
         )
-        store(sign(statement, key, None), home.sign_offs)
+        store(sign(statement, home.keys / f"{name}.pem", None), home.sign_offs)
 
 
 @dataclass(frozen=True)
@@ -300,6 +308,7 @@ class OtherProcess:
 def main(model: str, daemon_pid: int) -> int:
     """Replay one model on the home of the environment; a DemoError is told to the process that started this one."""
     home = Home.from_environment()
+    guard_outbound(AuditTrail(home.audit), person_at_terminal())
     lake = Lake(str(home.lake_catalogue), home.lake_data)
     registry = Registry(home.registry_uri, home.registry_artefacts)
     try:

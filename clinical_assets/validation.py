@@ -15,6 +15,7 @@ from clinical_assets.archives.calendar import CALENDAR_NOTE, FIRST_MONTH, LAST_M
 from clinical_assets.evaluation import calibration_curve
 from clinical_assets.evaluation.assessment import Assessment
 from clinical_assets.governance.pseudonyms import load_or_create_key, pseudonymise
+from clinical_assets.governance.small_cells import hide_counts_in, shown_count
 from clinical_assets.learning.scoring import score
 from clinical_assets.protocol import Finding, ModelProtocol, ModelVersion, load_object, month_after
 from clinical_assets.reporting.validation_report import ValidationReport, render
@@ -52,8 +53,9 @@ def validate_externally(
 
     `predictions.parquet` has a row a unit: pseudonyms, risk, prediction, outcome, `seen_in_training`, and what else the
     model's assessment makes of a prediction. `split` is one that the archive's publisher made, `all` for the whole; by
-    default that of the protocol. Raises ArchiveError, LearningError or EvaluationError where the archive cannot be
-    read, scored or measured; then nothing is written.
+    default that of the protocol. `evaluation.json` and `.csv` tell small counts too: they are for whoever brought the
+    archive, and lie beside its rows; `report.html`, which is passed on, withholds them. Raises ArchiveError,
+    LearningError or EvaluationError where the archive cannot be read, scored or measured; then nothing is written.
     """
     if protocol.archive is None:
         raise ArchiveError(f"{protocol.model} reads no archive: its cohort function fetches its rows itself")
@@ -72,6 +74,7 @@ def validate_externally(
     assessment: Assessment = load_object(protocol.assessment)
     findings = assessment.measure(measured, protocol, RESAMPLES)
     notes = (*taken, *describe_quarantine(protocol, archive), describe_overlap(scored, unseen, protocol))
+    notes = tuple(map(hide_counts_in, notes))
     report = ValidationReport(
         kind="external_validation",
         protocol=protocol,
@@ -116,7 +119,7 @@ def describe_quarantine(protocol: ModelProtocol, archive: Archive) -> tuple[str,
     if broken.is_empty():
         return ()
     reasons = "; ".join(broken["reason"].unique().sort())
-    return (f"{broken.height:,} broken records left out ({reasons})",)
+    return (f"{shown_count(broken.height)} broken records left out ({reasons})",)
 
 
 def count_cohort(scored: pl.DataFrame, protocol: ModelProtocol) -> pl.DataFrame:

@@ -14,8 +14,9 @@ from nbclient import NotebookClient
 
 from clinical_assets.defs.readmission.cohort import Encounter
 from clinical_assets.evaluation import evaluate, judge
+from clinical_assets.governance.ledger import FIRST, LedgerEntry, LedgerKind
 from clinical_assets.governance.signatures import CheckedSignature, Signature, Statement
-from clinical_assets.lifecycle.candidate import findings_table, release_row, report_table, sign_off_table
+from clinical_assets.lifecycle.candidate import findings_table, report_table, sign_off_table
 from clinical_assets.lifecycle.monitoring import (
     drift_report,
     estimated_performance,
@@ -29,6 +30,7 @@ from clinical_assets.resources.analytics import publish_analytics
 from clinical_assets.resources.home import PROJECT
 from clinical_assets.resources.lake import Lake
 from clinical_assets.resources.lake_io_manager import LakeResource
+from clinical_assets.resources.ledger import append_entry
 
 TOUR = PROJECT / "notebooks" / "analyst_tour.ipynb"
 DECEMBER, JANUARY, FEBRUARY = date(2024, 12, 1), date(2025, 1, 1), date(2025, 2, 1)
@@ -162,7 +164,7 @@ def publish(home: Path) -> Path:
         by_version = {"evaluation": findings_table(findings, version), "validation_report": report}
         if version is live:
             by_version["sign_off"] = sign_off_table([signed(version)], version)
-            by_version["release"] = release_row(version, None, report, datetime(2026, 3, 4, 5, 6, tzinfo=UTC))
+            append_entry(lake, released(version))
         for asset, frame in by_version.items():
             lake.write_table(f"readmission.{asset}", frame, replace_by="version", **RUN)
     return publish_analytics(lake, home / "analytics.duckdb", ["readmission"]).path
@@ -170,6 +172,30 @@ def publish(home: Path) -> Path:
 
 def made_by(result: Any) -> pl.DataFrame:
     return result.value
+
+
+def released(version: ModelVersion) -> LedgerEntry:
+    return LedgerEntry(
+        model=version.model,
+        number=1,
+        live_from=datetime(2026, 3, 4, 5, 6, tzinfo=UTC),
+        kind=LedgerKind.RELEASE,
+        version=version.version,
+        previous_version=None,
+        reason="it meets every limit",
+        actor="run:a",
+        run_id="a",
+        artefact_sha256=version.artefact_sha256,
+        report_sha256="1" * 64,
+        protocol_sha256=version.protocol_sha256,
+        smoke_sha256="",
+        limits=1,
+        approvals=(),
+        training_set_snapshot=version.lake_snapshot,
+        trained_through=version.trained_through,
+        data_origin=version.data_origin,
+        previous_sha256=FIRST,
+    )
 
 
 def signed(version: ModelVersion) -> CheckedSignature:
@@ -240,7 +266,7 @@ def test_every_question_of_the_tour_is_answered_and_the_file_is_not_touched(
     assert re.search(r"1 +1 +0 +None +2024-12 +2026-03-04 05:06", candidates)
     assert re.search(r"2 +1 +1 +auroc \(overall\) at least 0\.99 +None +None", candidates)
     assert "dr-example" in showing(outputs, "clinical_lead", "approve", "it meets every limit", "2026-03-04 05:00")
-    origins = showing(outputs, "readmission.profile", "readmission.release", "rows")
+    origins = showing(outputs, "readmission.profile", "governance.ledger", "rows")
     assert len(re.findall("simulated", origins)) == 13
     assert re.search(r"1 +600 +simulated +2025-01 to 2025-02", showing(outputs, "training_set_snapshot"))
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import dataframely as dy
 import polars as pl
@@ -18,6 +19,9 @@ import polars as pl
 from clinical_assets.protocol import Verdict, month_after
 
 SIMULATED_MARKER = "SIMULATED.txt"
+
+AN_AGE = {"identifier": "dates", "safe_harbor": "pool_age"}
+"""The metadata of a contract's column that holds an age: 45 CFR 164.514(b)(2)(i)(C) pools those of 90 and older."""
 
 
 class ArchiveError(ValueError):
@@ -112,6 +116,11 @@ class PublishedArchive(ABC):
     @abstractmethod
     def known_drift(self) -> "tuple[KnownDrift, ...]":
         """The changes that its simulated archive makes, in order of time."""
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The hosts that it is downloaded from."""
+        return tuple(dict.fromkeys(urlsplit(download.url).hostname or "" for download in self.downloads))
 
     def origin(self, sha256: str, published_sha256: str, *, simulated: bool) -> str:
         """The `data_origin` of an archive whose data have this checksum."""

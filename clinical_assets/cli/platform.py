@@ -21,12 +21,16 @@ from clinical_assets.cli.terminal import (
     one_line_on_refusal,
     open_home,
     print_json,
+    recorded_when_refused,
     refuse,
 )
-from clinical_assets.protocol import load_object, protocol_names, read_protocol
-from clinical_assets.resources.analytics import publish_analytics
+from clinical_assets.governance.audit_trail import person_at_terminal
+from clinical_assets.governance.ledger import LedgerEntry, last_of, release_of
+from clinical_assets.governance.outbound import allow_hosts
+from clinical_assets.protocol import ModelVersion, load_object, protocol_names, read_protocol
 from clinical_assets.resources.home import Home
 from clinical_assets.resources.lake import Lake
+from clinical_assets.resources.ledger import mismatch, read_ledger
 from clinical_assets.resources.registry import CHALLENGER, CHAMPION, Registry
 
 app = typer.Typer()
@@ -71,7 +75,7 @@ def fetch(
     published = load_object(protocol.archive)
     if not as_json:
         typer.echo(f"{published.title}, {published.publisher}, {published.licence}. Cite: {published.citation}")
-    with download_bar(Console(stderr=True)) as progress:
+    with allow_hosts(published.hosts), download_bar(Console(stderr=True)) as progress:
         path = fetch_archive(published, home.raw, progress, timeout_seconds)
     archive = published.open(path)
     print_json(asdict(archive)) if as_json else typer.echo(f"{archive.path}: {archive.data_origin}")
@@ -83,17 +87,18 @@ def status(as_json: JsonFlag = False) -> None:
     """What is live, what waits for signatures, and what the last month said, of every model."""
     home, lake, registry = open_home()
     states = [model_state(lake, registry, model) for model in protocol_names()]
-    incidents = lake.read("governance.incident").height if lake.exists("governance.incident") else 0
+    known = lake.read("governance.incident") if lake.exists("governance.incident") else pl.DataFrame({"state": []})
+    incidents = known.filter(pl.col("state") != "closed").height
     if as_json:
         print_json({"home": str(home.root), "models": states, "incidents": incidents})
         return
     table = Table(title=f"clinical-assets at {home.root}")
-    for heading in states[0]:
-        table.add_column(heading.replace("_", " "), overflow="fold")
-    for state in states:
-        table.add_row(*("-" if value is None else str(value) for value in state.values()))
+    for heading in ("", *(state["model"] for state in states)):
+        table.add_column(heading, overflow="fold", ratio=None if heading == "" else 1)
+    for name in list(states[0])[1:]:
+        table.add_row(name.replace("_", " "), *("-" if state[name] is None else str(state[name]) for state in states))
     console.print(table)
-    console.print(f"incidents: {incidents}")
+    console.print(f"incidents: {incidents} open (clinical incident list)")
 
 
 def model_state(lake: Lake, registry: Registry, model: str) -> dict[str, Any]:
@@ -110,12 +115,15 @@ def model_state(lake: Lake, registry: Registry, model: str) -> dict[str, Any]:
         else pl.DataFrame()
     )
     last_ripe = ripe.sort("month").row(-1, named=True) if ripe.height else None
-    waiting = challenger is not None and (champion is None or challenger.version != champion.version)
+    entries = read_ledger(lake, model)
+    live, moved_past_us = last_of(entries), mismatch(registry, entries, model)
     return {
         "model": model,
         "champion": champion.version if champion else None,
+        "live_since": f"{live.live_from:%Y-%m-%d %H:%M} UTC" if live else None,
+        "live_by": moved_past_us or (f"{live.kind.value} of {live.actor}: {live.reason}" if live else None),
         "trained_through": f"{champion.trained_through:%Y-%m}" if champion else None,
-        "newest_candidate": f"{challenger.version} (not released)" if challenger and waiting else None,
+        "newest_candidate": waiting_words(challenger, champion, entries),
         "months": f"{months[0]:%Y-%m} to {months[-1]:%Y-%m}" if months else None,
         "last_verdict": f"{latest['month']:%Y-%m} {latest['verdict']}" if latest else None,
         "last_ripe": f"{last_ripe['month']:%Y-%m} {headline} {last_ripe['value']:.3f}" if last_ripe else None,
@@ -123,12 +131,24 @@ def model_state(lake: Lake, registry: Registry, model: str) -> dict[str, Any]:
     }
 
 
+def waiting_words(
+    challenger: ModelVersion | None, champion: ModelVersion | None, entries: list[LedgerEntry]
+) -> str | None:
+    """The newest candidate and why it is not live; None where it is, or there is none."""
+    if challenger is None or (champion is not None and challenger.version == champion.version):
+        return None
+    return f"{challenger.version} ({'rolled back' if release_of(entries, challenger.version) else 'not released'})"
+
+
 @app.command()
 @one_line_on_refusal
+@recorded_when_refused
 def publish(as_json: JsonFlag = False) -> None:
     """Build the analysts' DuckDB file anew and replace it in one step."""
+    from clinical_assets.lifecycle.publication import publish as publish_and_record
+
     home, lake, _ = open_home()
-    published = publish_analytics(lake, home.analytics, protocol_names())
+    published = publish_and_record(lake, home, actor=person_at_terminal())
     print_json(asdict(published)) if as_json else typer.echo(
         f"{published.path}: {published.tables} tables, {published.rows:,} rows, lake snapshot {published.snapshot}"
     )

@@ -3,7 +3,6 @@
 Belongs here: what a signer sees and is asked. Does not belong here: what a signature is.
 """
 
-import getpass
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,8 +12,16 @@ import polars as pl
 import typer
 from rich.table import Table
 
-from clinical_assets.cli.terminal import JsonFlag, console, one_line_on_refusal, open_home, print_json, refuse
-from clinical_assets.governance.audit_trail import AuditTrail
+from clinical_assets.cli.terminal import (
+    JsonFlag,
+    console,
+    one_line_on_refusal,
+    open_home,
+    print_json,
+    recorded_when_refused,
+    refuse,
+)
+from clinical_assets.governance.audit_trail import AuditTrail, person_at_terminal
 from clinical_assets.governance.signatures import (
     Signature,
     SignatureError,
@@ -49,6 +56,7 @@ JUDGED = {
 
 @app.command()
 @one_line_on_refusal
+@recorded_when_refused
 def sign(
     model: str,
     version: int,
@@ -97,7 +105,8 @@ def sign(
         console.print("[yellow]This is a demonstration signer.[/]")
     if not yes and not typer.confirm(f"{decision} {model} version {version} as {role}, as {signer}?"):
         refuse("not signed")
-    store(sign_as(person, statement, key), home.sign_offs)
+    signature = sign_as(person, statement, key)
+    # The record comes first: a signature that counts is never one that nobody recorded.
     AuditTrail(home.audit).record(
         "sign" if decision == "approve" else "reject",
         actor=signer,
@@ -106,6 +115,7 @@ def sign(
         snapshot=candidate.lake_snapshot,
         details={"role": role, "demo": person.demo, "report_sha256": statement.report_sha256},
     )
+    store(signature, home.sign_offs)
     typer.echo(f"signed: {decision} {model} version {version} as {role}")
 
 
@@ -184,6 +194,7 @@ def show_what_is_signed(
 
 @keys.command("new")
 @one_line_on_refusal
+@recorded_when_refused
 def keys_new(
     name: str,
     role: Annotated[list[str], typer.Option(help="A role the signer holds; repeat for several.")],
@@ -209,7 +220,7 @@ def keys_new(
     add_signer(home.signers, replace(signer, public_key=public))
     AuditTrail(home.audit).record(
         "key_created",
-        actor=f"user:{getpass.getuser()}",
+        actor=person_at_terminal(),
         target=name,
         details={"roles": ", ".join(role), "public_key": public},
     )
@@ -218,6 +229,7 @@ def keys_new(
 
 @keys.command("revoke")
 @one_line_on_refusal
+@recorded_when_refused
 def keys_revoke(
     name: str,
     reason: Annotated[str, typer.Option(help="Why, in a sentence; it stands in the signers file.")],
@@ -228,7 +240,7 @@ def keys_revoke(
     if not yes and not typer.confirm(f"Revoke the key of {name}, for ever?"):
         refuse("not revoked")
     path = revoke_signer(home.signer_files, name, reason, datetime.now(UTC))
-    AuditTrail(home.audit).record("key_revoked", actor=f"user:{getpass.getuser()}", target=name, reason=reason)
+    AuditTrail(home.audit).record("key_revoked", actor=person_at_terminal(), target=name, reason=reason)
     typer.echo(f"revoked: {name}, in {path}")
 
 

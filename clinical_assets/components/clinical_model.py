@@ -10,8 +10,10 @@ import dagster as dg
 from pydantic import BaseModel
 
 from clinical_assets.lifecycle import CHAIN, automation
+from clinical_assets.lifecycle.alias_check import alias_checks, alias_sensor
 from clinical_assets.lifecycle.checks import checks
 from clinical_assets.lifecycle.data import protocol_asset
+from clinical_assets.lifecycle.rollback_guard import guard_sensors
 from clinical_assets.protocol import ModelProtocol, WrittenProtocol
 
 
@@ -43,8 +45,8 @@ class ClinicalModel(dg.Component):
         )
         return dg.Definitions(
             assets=[protocol_asset(self.protocol), *owned],
-            asset_checks=checks(self.protocol),
+            asset_checks=[*checks(self.protocol), *alias_checks(self.protocol)],
             jobs=automation.jobs(self.protocol),
             schedules=automation.schedules(self.protocol),
-            sensors=automation.sensors(self.protocol),
+            sensors=[*automation.sensors(self.protocol), alias_sensor(self.protocol), *guard_sensors(self.protocol)],
         )

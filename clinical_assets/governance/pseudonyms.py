@@ -27,10 +27,40 @@ def load_or_create_key(path: Path) -> bytes:
     The file is made whole, with mode 0600, so that of two processes that start together both get the same key. Raises
     PseudonymError for a key of another length and for a file that others than its owner may read or write.
     """
+    if next_key(path).exists():
+        raise PseudonymError(
+            f"a rotation of {path} was begun and not finished; finish it with `clinical keys rotate-pseudonyms`"
+        )
     if (given := os.environ.get(KEY_VARIABLE)) is not None:
         return _key_from_hex(given)
+    return create_secret(path)
+
+
+def next_key(path: Path) -> Path:
+    """Where the key lies that a rotation is about to put in the place of the one at `path`."""
+    return path.with_name(f"{path.name}.next")
+
+
+def refuse_key_in_environment() -> None:
+    """Raise PseudonymError where the key comes from the environment, which a rotation cannot change."""
+    if KEY_VARIABLE in os.environ:
+        raise PseudonymError(
+            f"{KEY_VARIABLE} is set, and a rotation cannot change it; write its 32 bytes to the key file, unset it, "
+            "rotate, and set it from the new file"
+        )
+
+
+def create_secret(path: Path) -> bytes:
+    """The 32 bytes in a key file, which is made if there is none; raises PseudonymError as `read_secret` does."""
     if not path.exists():
         _create_key(path)
+    return read_secret(path)
+
+
+def read_secret(path: Path) -> bytes:
+    """The 32 bytes in a key file; raises PseudonymError where it is missing, open to others or of another length."""
+    if not path.exists():
+        raise PseudonymError(f"there is no key {path}; restore it from its backup")
     if path.stat().st_mode & 0o077:
         raise PseudonymError(f"{path} is open to others than its owner; find out who read it, then chmod 600 it")
     key = path.read_bytes()
@@ -90,7 +120,7 @@ def _key_from_hex(given: str) -> bytes:
 
 
 def _create_key(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:

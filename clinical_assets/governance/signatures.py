@@ -11,10 +11,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from clinical_assets.governance.signers import Signer
 from clinical_assets.protocol import UNKNOWN_PERSON, ModelProtocol, ModelVersion
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 Decision = Literal["approve", "reject"]
 
@@ -75,6 +78,16 @@ def create_key(path: Path, passphrase: str | None) -> str:
 
 def sign(statement: Statement, key_path: Path, passphrase: str | None) -> Signature:
     """The statement, signed with the key at `key_path`; raises SignatureError where the key cannot be opened."""
+    return Signature(statement, sign_message(statement.canonical(), key_path, passphrase))
+
+
+def sign_message(message: bytes, key_path: Path, passphrase: str | None) -> str:
+    """The signature over a message with the key at `key_path`, in 128 hex digits; raises SignatureError as `sign`."""
+    return open_key(key_path, passphrase).sign(message).hex()
+
+
+def open_key(key_path: Path, passphrase: str | None) -> "Ed25519PrivateKey":
+    """The private key at `key_path`; raises SignatureError where it is missing, stays locked or is of another kind."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -86,7 +99,7 @@ def sign(statement: Statement, key_path: Path, passphrase: str | None) -> Signat
         raise SignatureError(f"{key_path} cannot be opened: wrong or missing passphrase, or a damaged file") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise SignatureError(f"{key_path} holds no Ed25519 key; make one with `clinical keys new NAME --role ROLE`")
-    return Signature(statement, key.sign(statement.canonical()).hex())
+    return key
 
 
 def is_genuine(signature: Signature, signer: Signer) -> bool:

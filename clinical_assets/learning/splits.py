@@ -14,15 +14,19 @@ from clinical_assets.protocol import ModelProtocol
 FIRST_CALIBRATE_BUCKET = 65
 FIRST_TEST_BUCKET = 80
 BUCKETS = 100
+BUCKET = "bucket"
 SPLITS = ("train", "calibrate", "test")
 
 
-def assign_splits(features: pl.DataFrame, protocol: ModelProtocol, as_of: date) -> pl.DataFrame:
+def assign_splits(
+    features: pl.DataFrame, protocol: ModelProtocol, as_of: date, kept: pl.DataFrame | None = None
+) -> pl.DataFrame:
     """The training set: rows of the last ripe months with their part, `split` = `train`, `calibrate` or `test`.
 
     A month is ripe when every outcome in it is known on `as_of`; the last `development_months` ripe months are used,
     and rows whose outcome is missing are left out. Each patient belongs to one split in every version (65, 15 and 20
-    of a hundred), so that any two versions can be compared on the same test rows. Test rows come from the last
+    of a hundred), so that any two versions can be compared on the same test rows. `kept` gives the `bucket` of patients
+    whose pseudonym was renewed, and who would have another by it. Test rows come from the last
     `evaluation_months` of these months; earlier rows of test patients are left out. Rows are ordered by index time.
     Raises LearningError naming the months and counts when a column or a ripe month is missing, or when a split is
     empty or has one class only.
@@ -43,6 +47,8 @@ def assign_splits(features: pl.DataFrame, protocol: ModelProtocol, as_of: date) 
     first_test_month = months[-protocol.evaluation_months :][0]
     chosen = features.filter(pl.col("month").is_in(months) & pl.col(outcome).is_not_null())
     bucket = patient_buckets(chosen[protocol.patient])
+    if kept is not None:
+        bucket = chosen.join(kept, on=protocol.patient, how="left", maintain_order="left")[BUCKET].fill_null(bucket)
     split = (
         pl.when(bucket < FIRST_CALIBRATE_BUCKET)
         .then(pl.lit("train"))
@@ -82,6 +88,11 @@ def patient_buckets(patient: pl.Series) -> pl.Series:
         return connection.sql(
             f"SELECT (('0x' || left(sha256(patient), 8))::BIGINT % {BUCKETS})::TINYINT AS bucket FROM identifiers"
         ).pl()["bucket"]
+
+
+def kept_split(model: str) -> str:
+    """The table with the `bucket` that patients of a model had before their pseudonyms were renewed."""
+    return f"{model}.kept_split"
 
 
 def take_patients(rows: pl.DataFrame, patient: str, share: float) -> pl.DataFrame:

@@ -5,15 +5,16 @@ Belongs here: what starts a run, and when. Does not belong here: any statistic; 
 
 import json
 from dataclasses import asdict, dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Any
 
 import dagster as dg
 from dagster._core.events.log import EventLogEntry
 from pydantic import TypeAdapter
 
-from clinical_assets.governance.incidents import Incident
+from clinical_assets.governance.incidents import Breach
 from clinical_assets.governance.signatures import last_words, read_signatures
+from clinical_assets.lifecycle.breaches import incident_when_breached
 from clinical_assets.lifecycle.conditions import REPAIR
 from clinical_assets.lifecycle.data import MONTHS
 from clinical_assets.lifecycle.incidents import MODEL, open_incident
@@ -28,8 +29,10 @@ MONTH = "clinical/month"
 RETRAINING, SILENT = "clinical/retraining", "clinical/silent_run"
 PLANS_PER_TICK = 60
 SENSOR_SECONDS = 5
+NEWEST_RELEASED = "newest_released"
+"""What a materialisation of `release` tells of all versions released so far: a rollback makes an older one live."""
 
-INTAKE = ("dataset", "data_quality", "features")
+INTAKE = ("identified_feed", "dataset", "data_quality", "features")
 MONTHLY = (
     *INTAKE,
     "predictions",
@@ -105,6 +108,7 @@ def sensors(protocol: ModelProtocol) -> list[dg.SensorDefinition]:
         *([silent_run_when_month_arrived(protocol)] if protocol.silent_months else []),
         release_when_signed(protocol),
         record_when_rejected(protocol),
+        incident_when_breached(protocol),
     ]
 
 
@@ -136,8 +140,8 @@ def repair_when_due(protocol: ModelProtocol) -> dg.SensorDefinition:
         if not plans and not pending:
             return dg.SkipReason(f"no repair plan of {model} since the last look")
         for plan in plans:
-            if incident := incident_of(plan.event_log_entry, model):
-                open_incident(lake.open(), incident)
+            if breach := breach_of(plan.event_log_entry, model):
+                open_incident(lake.open(), home.open(), breach)
         notices = {notice.month: notice for notice in [*pending, *(notice_of(x.event_log_entry) for x in plans)]}
         history = repair_history(instance, model)
         decision = request_repair(
@@ -280,6 +284,10 @@ def waiting_candidate(instance: dg.DagsterInstance, model: str) -> WaitingCandid
     candidate = int(recorded(report, "version"))
     if candidate == champion_version(instance, model):
         return dg.SkipReason(f"version {candidate} is the champion")
+    if candidate <= newest_released(instance, model):
+        return dg.SkipReason(
+            f"version {candidate} was rolled back; have it signed anew and materialise {model}/release, or train another"
+        )
     return WaitingCandidate(
         version=candidate,
         report_sha256=str(recorded(report, "report_sha256")),
@@ -317,13 +325,20 @@ def notice_of(entry: EventLogEntry) -> RepairNotice:
     )
 
 
-def incident_of(entry: EventLogEntry, model: str) -> Incident | None:
-    """The incident that a repair plan calls for where people must act: mend the data, or roll back."""
-    repair = Repair(recorded(entry, "repair/repair"))
-    if repair not in (Repair.FIX_DATA, Repair.ROLL_BACK):
+def breach_of(entry: EventLogEntry, model: str) -> Breach | None:
+    """The breach that a repair plan tells of where people must act: mend the data, or roll back."""
+    notice = notice_of(entry)
+    if notice.repair not in (Repair.FIX_DATA, Repair.ROLL_BACK):
         return None
-    columns = str(recorded(entry, "repair/columns"))
-    return Incident.of_plan(model, repair, columns, entry.run_id, str(recorded(entry, "repair/reason")))
+    return Breach.of_plan(
+        model,
+        notice.repair,
+        columns=str(recorded(entry, "repair/columns")),
+        run_id=entry.run_id,
+        reason=notice.reason,
+        month=notice.month,
+        seen_at=datetime.fromtimestamp(entry.timestamp, UTC),
+    )
 
 
 def month_of(partition: str) -> date:
@@ -335,6 +350,15 @@ def champion_version(instance: dg.DagsterInstance, model: str) -> int | None:
     """The version released last, or None."""
     entry = instance.get_latest_materialization_event(dg.AssetKey([model, "release"]))
     return int(recorded(entry, "version")) if entry else None
+
+
+def newest_released(instance: dg.DagsterInstance, model: str) -> int:
+    """The highest version that was ever released, whatever is live since; 0 where none was."""
+    entry = instance.get_latest_materialization_event(dg.AssetKey([model, "release"]))
+    if entry is None:
+        return 0
+    names = entry.asset_materialization.metadata if entry.asset_materialization else {}
+    return int(recorded(entry, NEWEST_RELEASED if NEWEST_RELEASED in names else "version"))
 
 
 def newest_month(instance: dg.DagsterInstance, model: str, asset: str) -> date:

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from clinical_assets.evaluation import calibration_curve
-from clinical_assets.evaluation.assessment import Assessment
+from clinical_assets.evaluation.assessment import Assessment, Thresholds
 from clinical_assets.governance.signatures import (
     CheckedSignature,
     SignatureError,
@@ -27,6 +27,7 @@ from clinical_assets.learning.recalibration import (
     fit_recalibration_slope,
     recalibrate,
 )
+from clinical_assets.learning.recipe import RECIPE_FILE, Recipe
 from clinical_assets.learning.scoring import score
 from clinical_assets.protocol import (
     SILENT_MONTHS,
@@ -91,29 +92,37 @@ def read_training_rows(lake: Lake, protocol: ModelProtocol, snapshot: int) -> pl
 
 
 def make_estimator(
-    rows: pl.DataFrame, protocol: ModelProtocol, repair: Repair, registry: Registry
+    rows: pl.DataFrame, protocol: ModelProtocol, repair: Repair, base: ModelVersion | None, registry: Registry
 ) -> tuple[FittedEstimator, pl.DataFrame]:
     """The estimator that a repair calls for, and the rows on which its thresholds are to be chosen.
 
-    A retraining learns anew from the training set. A recalibration lays a line over the champion, and a moved threshold
-    leaves it as it is; both are fitted on the rows of months that it has not learnt from, those of test patients never.
-    Raises ProtocolError where these are too few.
+    A retraining learns anew from the training set and has no `base`. A recalibration lays a line over the base, the
+    champion of the day, and a moved threshold leaves it as it is; both are fitted on the rows of months that it has not
+    learnt from, those of test patients never. Raises ProtocolError where these are too few.
     """
-    if repair is Repair.RETRAIN:
+    if base is None:
         return load_object(protocol.estimator).fit(rows, protocol), rows.filter(split="calibrate")
-    champion = registry.champion(protocol.model)
-    recent = rows.filter(pl.col("split") != "test", pl.col("month") > champion.trained_through)
+    recent = rows.filter(pl.col("split") != "test", pl.col("month") > base.trained_through)
     if recent.height < protocol.minimum_n:
         raise ProtocolError(
-            f"{protocol.model}: {repair.value} rests on {recent.height:,} ripe rows since {champion.trained_through}; "
+            f"{protocol.model}: {repair.value} rests on {recent.height:,} ripe rows since {base.trained_through}; "
             f"at least {protocol.minimum_n:,} are needed; wait for more outcomes or retrain"
         )
-    estimator = registry.load(champion, protocol.estimator)
+    estimator = registry.load(base, protocol.estimator)
     if fit := RECALIBRATIONS.get(repair):
         assessment: Assessment = load_object(protocol.assessment)
         risk = assessment.tabulate(estimator.predict(recent), protocol)["risk"]
         return recalibrate(estimator, fit(protocol.outcome.is_event(recent), risk)), recent
     return estimator, recent
+
+
+def choose_thresholds(
+    estimator: FittedEstimator, calibrate: pl.DataFrame, protocol: ModelProtocol
+) -> tuple[pl.DataFrame, Thresholds]:
+    """The calibration rows with what the estimator says of them, and the thresholds that follow."""
+    assessment: Assessment = load_object(protocol.assessment)
+    tabulated = calibrate.hstack(assessment.tabulate(estimator.predict(calibrate), protocol))
+    return tabulated, assessment.choose_thresholds(tabulated, protocol)
 
 
 def register_candidate(
@@ -125,11 +134,11 @@ def register_candidate(
     registry: Registry,
     mlflow: Any,
     trained_by: str,
+    recipe: Recipe,
 ) -> ModelVersion:
     """Choose the thresholds on the calibration rows, log what was learnt in the open MLflow run, and register it."""
     assessment: Assessment = load_object(protocol.assessment)
-    tabulated = calibrate.hstack(assessment.tabulate(estimator.predict(calibrate), protocol))
-    thresholds = assessment.choose_thresholds(tabulated, protocol)
+    tabulated, thresholds = choose_thresholds(estimator, calibrate, protocol)
     decided = assessment.decide(tabulated, thresholds)
     findings = [x for x in assessment.measure(decided, protocol, 0) if x.subgroup == "overall" and x.value is not None]
     mlflow.log_params({**protocol.estimator_settings, "estimator": protocol.estimator, "lake_snapshot": snapshot})
@@ -138,6 +147,7 @@ def register_candidate(
     mlflow.log_metrics({f"calibrate_{x.metric}": x.value for x in findings})
     curve = calibration_curve(protocol.outcome.is_event(decided), decided["risk"])
     mlflow.log_figure(calibration_figure(curve), "calibration.png")
+    mlflow.log_dict(recipe.to_dict(), RECIPE_FILE)
     return registry.register(estimator, protocol, thresholds, rows, snapshot, trained_by)
 
 
@@ -333,23 +343,3 @@ def reasons_against_release(
             f"the report {path} is gone or was changed after it was made; materialise validation_report again"
         )
     return reasons + missing_for_release(check_sign_offs(home, protocol, version, report), protocol)
-
-
-def release_row(
-    version: ModelVersion, previous: ModelVersion | None, report: pl.DataFrame, released_at: datetime
-) -> pl.DataFrame:
-    """The release as a row: which version, in place of which, on which files, report and protocol."""
-    return pl.DataFrame(
-        {
-            "version": version.version,
-            "previous_champion": previous.version if previous and previous.version != version.version else None,
-            "released_at": released_at,
-            "artefact_sha256": version.artefact_sha256,
-            "report_sha256": report["report_sha256"][0],
-            "protocol_sha256": version.protocol_sha256,
-            "trained_through": version.trained_through,
-            "training_set_snapshot": version.lake_snapshot,
-            "data_origin": version.data_origin,
-        },
-        schema_overrides={"version": pl.Int32, "previous_champion": pl.Int32},
-    )

@@ -11,6 +11,7 @@ from functools import lru_cache
 
 import polars as pl
 
+from clinical_assets.governance.ledger import version_before
 from clinical_assets.learning.scoring import REPRESENTATION, score, watched_outputs
 from clinical_assets.lifecycle.candidate import read_training_rows
 from clinical_assets.monitoring.concept import ConceptEvidence, weigh_concept
@@ -26,6 +27,7 @@ from clinical_assets.monitoring.event_performance import BASELINE_RESAMPLES, mea
 from clinical_assets.protocol import Finding, ModelProtocol, ModelVersion, last_day
 from clinical_assets.resources.column_descriptions import COLUMN_DESCRIPTIONS
 from clinical_assets.resources.lake import Lake
+from clinical_assets.resources.ledger import read_ledger
 from clinical_assets.resources.registry import Registry
 
 EVIDENCE = "drift_evidence"
@@ -243,9 +245,7 @@ def with_previous_release(
     ripe: pl.DataFrame, lake: Lake, registry: Registry, version: ModelVersion, protocol: ModelProtocol
 ) -> pl.DataFrame:
     """The rows with the risk that the version released before this one gives them, where there is one."""
-    table = f"{protocol.model}.release"
-    released = lake.read(table, where={"version": version.version}) if lake.exists(table) else pl.DataFrame()
-    previous = released["previous_champion"][0] if released.height else None
+    previous = version_before(read_ledger(lake, protocol.model), version.version)
     if previous is None or ripe.is_empty():
         return ripe
     earlier = registry.version(protocol.model, previous)

@@ -10,10 +10,20 @@ from clinical_assets.archives.archive import MonthWindow, contract_of, describe_
 from clinical_assets.archives.calendar import FIRST_MONTH, LAST_MONTH
 from clinical_assets.archives.data_quality import count_affected, tabulate_quality, worst_faults
 from clinical_assets.governance.pseudonyms import load_or_create_key, pseudonymise
-from clinical_assets.learning.splits import take_patients
+from clinical_assets.governance.safe_harbor import DEMOGRAPHICS
 from clinical_assets.lifecycle.catalogue import described, markdown_table
 from clinical_assets.lifecycle.conditions import DEVELOPMENT, FLOW, MONTHLY_TICK
+from clinical_assets.lifecycle.identified_month import (
+    NO_IDENTIFIERS,
+    de_identified_rows,
+    declaration_table,
+    has_identified_feed,
+    identified_rows,
+    pseudonymous_rows,
+    zone_of,
+)
 from clinical_assets.protocol import ModelProtocol, load_object, month_after
+from clinical_assets.resources.audited_outputs import record_kept
 from clinical_assets.resources.platform import PROTOCOL_JSON, HomeResource
 
 MONTHS = dg.MonthlyPartitionsDefinition(
@@ -49,17 +59,39 @@ def protocol_asset(protocol: ModelProtocol) -> dg.AssetsDefinition:
     return stamped
 
 
-@dg.asset(partitions_def=MONTHS, automation_condition=MONTHLY_TICK, kinds={"polars", "duckdb"})
+@dg.asset(partitions_def=MONTHS, automation_condition=MONTHLY_TICK, kinds={"polars"})
+def identified_feed(
+    context: dg.AssetExecutionContext, protocol: ModelProtocol, home: HomeResource
+) -> dg.MaterializeResult:
+    """The month's rows with direct identifiers, encrypted in the identified zone; of a simulated archive alone."""
+    archive, month = home.open().open_archive(protocol), context.partition_time_window.start.date()
+    if not has_identified_feed(archive):
+        record_kept(home.open().audit, context.asset_key, context.run, details={"data_origin": archive.data_origin})
+        return dg.MaterializeResult(metadata={"data_origin": archive.data_origin, "identifiers": NO_IDENTIFIERS})
+    rows = identified_rows(protocol, archive, month)
+    path = zone_of(home.open()).write(protocol.model, month, rows)
+    record_kept(home.open().audit, context.asset_key, context.run, details={"data_origin": archive.data_origin})
+    return dg.MaterializeResult(
+        metadata={
+            "data_origin": archive.data_origin,
+            "identifiers": "simulated: nobody is behind any of them",
+            "patients": rows[protocol.patient].n_unique(),
+            "path": dg.MetadataValue.path(path),
+            "declaration": markdown_table(declaration_table(protocol)),
+        }
+    )
+
+
+@dg.asset(deps=["identified_feed"], partitions_def=MONTHS, automation_condition=FLOW, kinds={"polars", "duckdb"})
 def dataset(
     context: dg.AssetExecutionContext, protocol: ModelProtocol, home: HomeResource
 ) -> dg.MaterializeResult[pl.DataFrame]:
-    """One row per prediction unit of the month, as the archive has it, with pseudonyms in place of identifiers."""
-    archive = home.open().open_archive(protocol)
-    window = MonthWindow.of_month(context.partition_time_window.start.date())
-    rows = load_object(protocol.cohort)(archive, window)
-    rows = take_patients(rows, protocol.patient, archive.share_of_patients)
-    rows = pseudonymise(rows, (protocol.unit, protocol.patient), load_or_create_key(home.open().pseudonym_key))
-    rows = rows.with_columns(data_origin=pl.lit(archive.data_origin))
+    """One row per prediction unit of the month, de-identified, with pseudonyms in place of identifiers."""
+    archive, month = home.open().open_archive(protocol), context.partition_time_window.start.date()
+    if has_identified_feed(archive):
+        rows = de_identified_rows(home.open(), protocol, month, context.run.run_id)
+    else:
+        rows = pseudonymous_rows(home.open(), protocol, archive, month)
     return dg.MaterializeResult(
         value=rows,
         metadata={
@@ -99,7 +131,8 @@ def data_quality(
 @dg.asset(partitions_def=MONTHS, automation_condition=FLOW, kinds={"polars", "duckdb"})
 def features(protocol: ModelProtocol, dataset: pl.DataFrame) -> dg.MaterializeResult[pl.DataFrame]:
     """What the estimator sees of each prediction unit of the month, with its outcome and when that can be known."""
-    rows = load_object(protocol.features)(dataset) if protocol.features else dataset
+    clinical = dataset.drop(DEMOGRAPHICS, strict=False)
+    rows = load_object(protocol.features)(clinical) if protocol.features else clinical
     descriptions = describe_columns(contract_of(load_object(protocol.cohort)))
     if protocol.feature_descriptions:
         descriptions |= load_object(protocol.feature_descriptions)()

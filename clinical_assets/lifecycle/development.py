@@ -12,8 +12,9 @@ import polars as pl
 from clinical_assets.archives.archive import contract_of, describe_columns
 from clinical_assets.archives.calendar import CALENDAR_NOTE
 from clinical_assets.evaluation import calibration_curve, judge
+from clinical_assets.learning.recipe import Recipe
 from clinical_assets.learning.scoring import score
-from clinical_assets.learning.splits import assign_splits
+from clinical_assets.learning.splits import assign_splits, kept_split
 from clinical_assets.lifecycle.candidate import (
     RESAMPLES,
     compare_with_released,
@@ -32,6 +33,7 @@ from clinical_assets.lifecycle.candidate import (
 )
 from clinical_assets.lifecycle.catalogue import described, markdown_table, picture
 from clinical_assets.lifecycle.conditions import DEVELOPMENT, REPAIR
+from clinical_assets.lifecycle.evidence import gather_evidence, write_evidence
 from clinical_assets.lifecycle.launch import who_launched
 from clinical_assets.protocol import SILENT_MONTHS, ModelProtocol, ModelVersion, Repair, last_day, load_object
 from clinical_assets.reporting.figures import calibration_figure
@@ -51,7 +53,8 @@ def training_set(protocol: ModelProtocol, lake: LakeResource) -> dg.MaterializeR
     drawn_from = [protocol.unit, protocol.patient, protocol.index_time, protocol.outcome.column, *DRAWN]
     features = lake.open().read(table, snapshot=snapshot, columns=drawn_from)
     known_by = last_day(max(features["month"]))
-    rows = assign_splits(features, protocol, known_by).with_columns(
+    kept = lake.open().read(kept_split(protocol.model)) if lake.open().exists(kept_split(protocol.model)) else None
+    rows = assign_splits(features, protocol, known_by, kept).with_columns(
         protocol_sha256=pl.lit(protocol.sha256), features_snapshot=pl.lit(snapshot, pl.Int64)
     )
     return dg.MaterializeResult(
@@ -89,9 +92,12 @@ def trained_model(
     rows = read_training_rows(lake.open(), protocol, snapshot)
     refuse_mixed_protocols(protocol, rows["protocol_sha256"].unique(), "training_set")
     with finished_run(mlflow):
-        estimator, calibrate = make_estimator(rows, protocol, repair, registry.open())
-        trainer = who_launched(context.op_execution_context.run_tags)
-        version = register_candidate(estimator, rows, calibrate, protocol, snapshot, registry.open(), mlflow, trainer)
+        base = None if repair is Repair.RETRAIN else registry.open().champion(protocol.model)
+        estimator, calibrate = make_estimator(rows, protocol, repair, base, registry.open())
+        trainer, recipe = who_launched(context.op_execution_context.run_tags), Recipe.of(protocol, repair, base)
+        version = register_candidate(
+            estimator, rows, calibrate, protocol, snapshot, registry.open(), mlflow, trainer, recipe
+        )
     return dg.MaterializeResult(
         value=version,
         metadata={
@@ -165,6 +171,12 @@ def validation_report(
     released = released_versions(registry.open(), trained_model)
     judged = judge(protocol.limits, findings, protocol.minimum_n, frozenset(released))
     rows = read_training_rows(lake.open(), protocol, trained_model.lake_snapshot)
+    cohort = count_splits(rows, protocol)
+    evidence = gather_evidence(
+        protocol, trained_model, findings, judged, cohort, released.get(CHAMPION), lake.open(), registry.open()
+    )
+    evidence_folder = home.open().evidence(protocol.model, trained_model.version)
+    evidence_sha256 = write_evidence(evidence, evidence_folder)
     test = rows.filter(pl.col("split") == "test")
     scored = test.hstack(score(registry.open().load(trained_model, protocol.estimator), test, trained_model, protocol))
     report = ValidationReport(
@@ -175,12 +187,13 @@ def validation_report(
         judged=judged,
         calibration=calibration_curve(protocol.outcome.is_event(scored), scored["risk"]),
         exhibits=[load_object(exhibit)(scored, protocol, findings) for exhibit in protocol.exhibits],
-        cohort=count_splits(rows, protocol),
+        cohort=cohort,
         data_origin=trained_model.data_origin,
         created_at=datetime.now(UTC),
         champion_version=released[CHAMPION].version if CHAMPION in released else None,
         lake_snapshot=trained_model.lake_snapshot,
         calendar_note=CALENDAR_NOTE,
+        evidence_sha256=evidence_sha256,
     )
     path = home.open().report(protocol.model, trained_model.version)
     write_atomically(path, render(report))
@@ -198,6 +211,8 @@ def validation_report(
             "blocking": dg.MetadataValue.md("\n".join(f"- {item.reason}" for item in blocking) or "nothing"),
             "report": dg.MetadataValue.path(path),
             "report_sha256": table["report_sha256"][0],
+            "evidence": dg.MetadataValue.path(evidence_folder),
+            "evidence_sha256": evidence_sha256,
             "limits": markdown_table(table.select("metric", "subgroup", "limit", "value", "low", "high", "judgement")),
         },
     )

@@ -3,26 +3,22 @@
 Belongs here: the assets of release. Does not belong here: how a signature is made or verified.
 """
 
-from datetime import UTC, datetime
-
 import dagster as dg
 import polars as pl
 
 from clinical_assets.archives.archive import contract_of, describe_columns
 from clinical_assets.learning.scoring import score
-from clinical_assets.lifecycle.candidate import check_sign_offs, reasons_against_release, release_row, sign_off_table
+from clinical_assets.lifecycle.candidate import check_sign_offs, sign_off_table
 from clinical_assets.lifecycle.catalogue import described, markdown_table
+from clinical_assets.lifecycle.champion_move import Platform, ReleaseError, release_metadata
 from clinical_assets.lifecycle.conditions import DEVELOPMENT, SCORING
 from clinical_assets.lifecycle.data import MONTHS
+from clinical_assets.lifecycle.release_act import release_version
 from clinical_assets.protocol import ModelProtocol, ModelVersion, load_object
-from clinical_assets.resources.column_descriptions import COLUMN_DESCRIPTIONS
 from clinical_assets.resources.lake_io_manager import LakeResource
+from clinical_assets.resources.ledger import read_ledger
 from clinical_assets.resources.platform import ALIAS, HomeResource, RegistryResource
 from clinical_assets.resources.registry import CHAMPION
-
-
-class ReleaseError(RuntimeError):
-    """A candidate may not be released; the message gives every reason."""
 
 
 @dg.asset(kinds={"ed25519"}, tags=DEVELOPMENT, metadata={"lake/replace_by": "version"})
@@ -59,33 +55,10 @@ def release(
     lake: LakeResource,
     registry: RegistryResource,
 ) -> dg.MaterializeResult[ModelVersion]:
-    """The released version: the only act that moves `champion`, and only if the report passes and every role signed."""
-    report = lake.open().read(f"{protocol.model}.validation_report", where={"version": trained_model.version})
-    registry.open().load(trained_model, protocol.estimator)
-    if reasons := reasons_against_release(home.open(), protocol, trained_model, report):
-        raise ReleaseError(f"{protocol.model} version {trained_model.version} is not released: {'; '.join(reasons)}")
-    previous = registry.open().find(protocol.model, CHAMPION)
-    row = release_row(trained_model, previous, report, datetime.now(UTC))
-    lake.open().write_table(
-        f"{protocol.model}.release",
-        row,
-        replace_by="version",
-        author=context.op_execution_context.run_id,
-        message=f"release of version {trained_model.version}",
-        description="Every release: which version, in place of which, on which files, report and protocol.",
-        comments={name: COLUMN_DESCRIPTIONS[name] for name in row.columns},
-    )
-    registry.open().release(trained_model)
-    return dg.MaterializeResult(
-        value=trained_model,
-        metadata={
-            "version": trained_model.version,
-            "previous_champion": previous.version if previous else "none",
-            "artefact_sha256": trained_model.artefact_sha256,
-            "report_sha256": row["report_sha256"][0],
-            "protocol_sha256": protocol.sha256,
-        },
-    )
+    """The released version: `champion` moves to it only if its report passes and every role signed."""
+    at = Platform(home.open(), lake.open(), registry.open(), context.instance)
+    live = release_version(at, protocol, trained_model, context.op_execution_context.run_id)
+    return dg.MaterializeResult(value=trained_model, metadata=release_metadata(live, read_ledger(at.lake, live.model)))
 
 
 @dg.asset(partitions_def=MONTHS, automation_condition=SCORING, kinds={"polars", "duckdb"})

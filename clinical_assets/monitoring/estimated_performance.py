@@ -3,11 +3,14 @@
 Belongs here: performance estimated from risks alone, its interval, the harm it stands for, and how it is scored once
 outcomes are ripe. Does not belong here: realised performance, drift, and what is done about a loss.
 
-The method is confidence-based estimation with importance weighting (Bialek et al. 2024, "Estimating Model Performance
-Under Covariate Shift Without Labels", arXiv 2401.08348; Guillory et al. 2021, ICCV): reference rows with outcomes, from
-which the model did not learn, are weighted to look like the batch, the risk is recalibrated on them, and the confusion
-that the recalibrated risks lead to expect is summed over the batch. It holds while the outcome given risk and
-covariates has not moved; where that is in doubt the caller says so, and the estimate carries it.
+The method is confidence-based estimation (Guillory et al. 2021, ICCV; Bialek et al. 2024, arXiv 2401.08348): outcomes
+of reference rows, from which the model did not learn, say what a risk means for whom, and the confusion that these
+probabilities lead to expect is summed over the batch. A covariate shift is followed by a regression of the outcome on
+risk and covariates, not by importance weights: on the archives of `benchmarks.label_free` these made the error larger.
+What is expected of the batch beyond what is expected of the reference is added to what the reference realised, as far
+as it came true from patient to patient: the regression estimator of survey sampling (Cochran 1977, chapter 7; Saerndal,
+Swensson and Wretman 1992). It holds while the outcome given risk and covariates has not moved; where that is in doubt
+the caller says so, and the estimate carries it.
 """
 
 from collections.abc import Sequence
@@ -18,8 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from clinical_assets.evaluation.bootstrap import percentile_interval
-from clinical_assets.evaluation.calibration import from_logit, logit
+from clinical_assets.evaluation.calibration import Z_95, from_logit, logit
 from clinical_assets.evaluation.findings import OVERALL
 from clinical_assets.evaluation.sample import (
     EvaluationError,
@@ -29,32 +31,31 @@ from clinical_assets.evaluation.sample import (
     checked_risk,
     patient_numbers,
 )
-from clinical_assets.monitoring.expected_counts import ESTIMATED_METRICS, PER_1000, ExpectedCounts
-from clinical_assets.monitoring.importance_weights import (
-    CovariateEncoding,
-    effective_number,
-    fit_logistic,
-    level_names,
-    sum_by_patient,
-    weigh_reference,
+from clinical_assets.monitoring.covariates import CovariateEncoding, fit_logistic, level_names
+from clinical_assets.monitoring.expected_figures import (
+    ESTIMATED_METRICS,
+    OUTCOME_METRICS,
+    PER_1000,
+    ExpectedFigures,
+    from_scale,
+    per_unit_of_scale,
+    sum_columns_by_patient,
+    to_scale,
 )
 from clinical_assets.protocol import Finding
 
 HIGHER_IS_BETTER = ("auroc", "sensitivity", "ppv")
 
-DRAWS = 500
-# A sum over more patients is as good as normal: so many are drawn, and the sum is stretched.
-MOST_DRAWN_PATIENTS = 2_000
-# Places in the urn from which patients are drawn, each patient holding as many as its weight.
-URN = 2**16
-
-# Of the recalibration, level and slope are free; curvature and the step at the alert threshold are held near 0.
+# Rows that the regression learns from, and how it is held: level and slope are free, the curvature and the step at the
+# alert threshold near 0, and each covariate, and its part in the slope, within some 0.1 log odds a standard deviation,
+# since the champion has seen them too. A patient counts once.
+MOST_ROWS = 20_000
 CURVATURE_PENALTY = 1.0
-# How far, in standard deviations of log odds, a subgroup's recalibration is expected to lie from that of all rows.
-SUBGROUP_SPREAD = 0.3
-# Patients with events, and patients without: what weights must leave of them, and what any estimate needs.
-LEAST_WEIGHTED_PATIENTS = 20.0
-LEAST_PATIENTS = 10.0
+COVARIATE_PENALTY = 100.0
+# How far, in log odds, the figure of a group is expected to lie from what the regression says of it.
+GROUP_SPREAD = 0.3
+# Patients with events, and patients without, that any estimate needs.
+LEAST_PATIENTS = 10
 MOST_UNKNOWN_ROWS = 0.05
 
 BoolArray = npt.NDArray[np.bool_]
@@ -73,16 +74,15 @@ class EstimatedPerformance:
     """What a batch is expected to realise, and how far the estimate may be trusted.
 
     `findings` are overall and by subgroup. `missed_per_1000` are units with the event that are not alerted and
-    `alerts_per_1000` those alerted, of 1,000 units. `weighted` says whether the reference was weighted to look like the
-    batch, `effective_patients` how many equally weighted reference patients it is then worth, and `note` why, in a
-    sentence. `invalid_because` is None where nothing speaks against the estimate.
+    `alerts_per_1000` those alerted, of 1,000 units. `followed` is the share of a change in the expected AUROC that is
+    believed, since so much came true from patient to patient of the reference; `note` says it in a sentence.
+    `invalid_because` is None where nothing speaks against the estimate.
     """
 
     findings: tuple[Finding, ...]
     missed_per_1000: float
     alerts_per_1000: float
-    weighted: bool
-    effective_patients: float
+    followed: float
     note: str
     invalid_because: str | None = None
 
@@ -110,25 +110,90 @@ class EstimatedLoss:
 
 
 @dataclass(frozen=True, slots=True)
-class _Recalibration:
-    """Coefficients of a recalibration, and their covariance with whole patients as the units."""
+class _Regression:
+    """Coefficients of the outcome on risk and covariates, and their covariance with whole patients as the units."""
 
     coefficients: FloatArray
     covariance: FloatArray
 
-    def probability(self, basis: FloatArray) -> FloatArray:
-        return from_logit(basis @ self.coefficients)
+    def probability(self, rows: "_Rows") -> FloatArray:
+        basis, covariates = rows.basis.shape[1], rows.covariates.shape[1]
+        parts = np.split(self.coefficients, [basis, basis + covariates])
+        return from_logit(
+            rows.basis @ parts[0] + rows.covariates @ parts[1] + rows.log_odds * (rows.covariates @ parts[2])
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """Scored rows as arrays with one entry a row; patients are numbers from 0, and `basis` is what is recalibrated."""
+    """Scored rows as arrays with one entry a row; patients are numbers from 0; `basis` holds what the risk says."""
 
     risk: FloatArray
     alerted: FloatArray
     patient: IntArray
     basis: FloatArray
     covariates: FloatArray
+
+    @property
+    def log_odds(self) -> FloatArray:
+        """The standardised log odds of the risk."""
+        return self.basis[:, 1]
+
+    @property
+    def design(self) -> FloatArray:
+        """Rows x coefficients: what the risk says, the covariates, and their part in the slope."""
+        return np.hstack([self.basis, self.covariates, self.log_odds[:, None] * self.covariates])
+
+    def take(self, chosen: npt.NDArray[np.bool_] | IntArray) -> "_Rows":
+        """Some of the rows."""
+        return _Rows(
+            *(self.risk[chosen], self.alerted[chosen], self.patient[chosen]),
+            *(self.basis[chosen], self.covariates[chosen]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """A group of reference rows: what they realised and were expected to, and what each patient adds, on the scale.
+
+    `patients` are those with events, or those with others, whichever are fewer; the arrays are patients x metrics.
+    """
+
+    rows: _Rows
+    patients: int
+    realised: ExpectedFigures
+    expected: ExpectedFigures
+    realised_by_patient: FloatArray
+    expected_by_patient: FloatArray
+
+    @classmethod
+    def of(cls, rows: _Rows, event: FloatArray, probability: FloatArray) -> Self:
+        realised = ExpectedFigures.of(rows.risk, rows.alerted, event)
+        expected = ExpectedFigures.of(rows.risk, rows.alerted, probability)
+        scaled = per_unit_of_scale(expected.values)
+        return cls(
+            rows,
+            _patients_of_each_kind(event, rows.patient),
+            realised,
+            expected,
+            sum_columns_by_patient(realised.of_unit * scaled, rows.patient),
+            sum_columns_by_patient(expected.of_unit * scaled, rows.patient),
+        )
+
+    @property
+    def gap(self) -> FloatArray:
+        """Realised less expected on the scale, of one step (so that a figure of 0 or 1 has one too)."""
+        return (self.realised.values - self.expected.values) * per_unit_of_scale(self.expected.values)
+
+    @property
+    def share_followed(self) -> FloatArray:
+        """Of what a patient is expected to add to each figure, the share that comes true: 1 if patients are alike.
+
+        The slope of a regression over patients, held between 0 and 1.
+        """
+        expected = self.expected_by_patient
+        slope = np.sum(expected * self.realised_by_patient, axis=0) / np.sum(expected**2, axis=0)
+        return np.clip(np.nan_to_num(slope, nan=1.0), 0.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +202,8 @@ class PerformanceReference:
 
     rows: _Rows
     event: FloatArray
+    regression: _Regression
+    overall: _Judged
     groups: dict[str, BoolArray]
     encoding: CovariateEncoding
     centre: float
@@ -144,7 +211,6 @@ class PerformanceReference:
     columns: tuple[str, str, str]
     subgroups: tuple[str, ...]
     minimum_n: int
-    seed: int
 
     @classmethod
     def fit(
@@ -167,13 +233,13 @@ class PerformanceReference:
                 and subgroups.
             outcome_event: 1 where the unit had the event and 0 where not, or the column that says so.
             patient: The column of the patient, whose rows are not independent.
-            covariates: Columns of numbers or levels by which the reference is weighted to look like a batch: those that
-                the risk does not tell all about, such as age, ward, site.
+            covariates: Columns of numbers or levels by whose shift the estimate may move: those that the risk does not
+                tell all about, such as age, ward, site.
             subgroups: Columns of levels, for each of which performance is estimated on its own.
             minimum_n: The smallest number of rows of a subgroup, in the reference and in the batch.
             risk: The column of the risk.
             alerted: The column of the alert.
-            seed: Of the draws behind weights and intervals.
+            seed: Of the rows that are drawn for the regression, where there are more than it takes.
 
         Raises:
             EstimationError: If a column is missing, a risk is no probability, an outcome is missing, or fewer than ten
@@ -195,14 +261,17 @@ class PerformanceReference:
         encoding = CovariateEncoding.fit(rows, covariates)
         centre, spread = float(log_odds.mean()), float(log_odds.std()) or 1.0
         arrays = _arrays(rows, columns, centre, spread, encoding, "reference")
-        if (fewest := _patients_of_each_kind(event, np.ones(len(event)), arrays.patient)) < LEAST_PATIENTS:
+        if (fewest := _patients_of_each_kind(event, arrays.patient)) < LEAST_PATIENTS:
             raise TooFewPatientsError(
-                f"of one kind, with the event or without, the reference has {fewest:.0f} patients, and "
-                f"{LEAST_PATIENTS:.0f} are needed; give more months"
+                f"of one kind, with the event or without, the reference has {fewest} patients, and "
+                f"{LEAST_PATIENTS} are needed; give more months"
             )
+        regression = _regress(arrays, event, seed)
         return cls(
             rows=arrays,
             event=event,
+            regression=regression,
+            overall=_Judged.of(arrays, event, regression.probability(arrays)),
             groups=dict(_subgroup_rows(rows, subgroups, minimum_n)),
             encoding=encoding,
             centre=centre,
@@ -210,15 +279,16 @@ class PerformanceReference:
             columns=columns,
             subgroups=tuple(subgroups),
             minimum_n=minimum_n,
-            seed=seed,
         )
 
     def estimate(self, batch: pl.DataFrame, *, invalid_because: str | None = None) -> EstimatedPerformance:
         """What these rows are expected to realise, overall and for each subgroup large enough here and there.
 
         The 95 % interval is meant to cover the figure that outcomes show once they are ripe. It holds the noise of the
-        outcomes given the risks, drawn as residuals of whole reference patients so that the rows of one patient stay
-        together, and the uncertainty of the recalibration. A subgroup too small in the reference has no value.
+        outcomes of the batch and of the reference, by whole patients so that the rows of one patient stay together, and
+        the uncertainty of the regression as far as the batch differs from the reference. A subgroup is drawn to what
+        the regression says of it, as far as its own figure is uncertain (Gelman et al. 2013, chapter 5); one too small
+        in the reference has no value.
 
         Args:
             batch: Scored rows, with the columns that `fit` was given but for the outcome.
@@ -231,131 +301,59 @@ class PerformanceReference:
         named = (*self.columns, *self.encoding.columns, *self.subgroups)
         _check_columns(batch, list(dict.fromkeys(named)), "batch")
         here = _arrays(batch, self.columns, self.centre, self.spread, self.encoding, "batch")
-        weight, note = self._weigh(here)
-        random = np.random.default_rng(self.seed)
-        everywhere = np.ones(len(self.event), dtype=bool)
-        overall = self._recalibrate(everywhere, weight)
-        findings, counts = self._estimate_rows(OVERALL, here, overall, everywhere, weight, random)
+        followed = self.overall.share_followed
+        findings = self._estimate_rows(OVERALL, here, self.overall, followed)
+        sensitivity, _, ratio = (findings[OUTCOME_METRICS.index(name)].value for name in OUTCOME_METRICS[1:])
+        events = float(here.risk.sum()) * (ratio or 0.0)
         for name, chosen in _subgroup_rows(batch, self.subgroups, self.minimum_n):
             there = self.groups.get(name)
-            if there is None or self._effective_patients(there, weight) < LEAST_PATIENTS:
+            if there is None or _patients_of_each_kind(self.event[there], self.rows.patient[there]) < LEAST_PATIENTS:
                 n = int(chosen.sum())
                 findings += [Finding(metric, name, None, None, None, n) for metric in ESTIMATED_METRICS]
                 continue
-            members = _take(here, chosen)
-            own = self._recalibrate(there, weight, overall)
-            findings += self._estimate_rows(name, members, own, there, weight, random)[0]
+            rows = self.rows.take(there)
+            judged = _Judged.of(rows, self.event[there], self.regression.probability(rows))
+            findings += self._estimate_rows(name, here.take(chosen), judged, followed)
         return EstimatedPerformance(
             findings=tuple(findings),
-            missed_per_1000=counts.missed_per_1000,
-            alerts_per_1000=PER_1000 * counts.alerts / counts.n,
-            weighted=bool(weight.min() < weight.max()),
-            effective_patients=effective_number(sum_by_patient(weight, self.rows.patient)),
-            note=note,
+            missed_per_1000=PER_1000 * events * (1 - (sensitivity or 0.0)) / batch.height,
+            alerts_per_1000=PER_1000 * float(here.alerted.mean()),
+            followed=float(followed[0]),
+            note=f"of a change of the AUROC that risks and covariates lead to expect, {followed[0]:.0%} is believed: "
+            f"so much came true from patient to patient of {int(self.rows.patient.max()) + 1:,} with outcomes",
             invalid_because=invalid_because or self._without_support(batch),
         )
 
-    def _weigh(self, here: _Rows) -> tuple[FloatArray, str]:
-        """The weight of each reference row, with mean 1, and a sentence on it."""
-        there, even = self.rows, np.ones(len(self.event))
-        weight = weigh_reference(there.covariates, here.covariates, there.patient, here.patient, self.seed)
-        if weight is None:
-            return even, "unweighted: a domain classifier does not tell the batch from the reference"
-        fewest = _patients_of_each_kind(self.event, weight, there.patient)
-        if fewest < LEAST_WEIGHTED_PATIENTS:
-            return even, (
-                "unweighted, so the estimate does not follow the shift: weighted to look like the batch, the reference "
-                f"has {fewest:.0f} patients with the event, or without, and {LEAST_WEIGHTED_PATIENTS:.0f} are needed"
-            )
-        patients = effective_number(sum_by_patient(weight, there.patient))
-        return (
-            weight,
-            f"weighted: the reference is worth {patients:,.0f} of its {int(there.patient.max()) + 1:,} patients",
-        )
+    def _estimate_rows(self, name: str, here: _Rows, there: _Judged, followed: FloatArray) -> list[Finding]:
+        """The findings of one group of the batch, by the same group of the reference."""
+        probability = self.regression.probability(here)
+        expected = ExpectedFigures.of(here.risk, here.alerted, probability)
+        apart = there.realised_by_patient - followed * there.expected_by_patient
+        error = _stretch(there) * np.sum(apart**2, axis=0)
+        own = GROUP_SPREAD**2 / (GROUP_SPREAD**2 + error)
+        before, now = to_scale(there.expected.values), to_scale(expected.values)
+        centre = before + own * there.gap + followed * (now - before)
+        moved = self._slopes(expected, here) - self._slopes(there.expected, there.rows)
+        learnt = followed**2 * np.einsum("cm,cd,dm->m", moved, self.regression.covariance, moved)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            sampled = error * there.expected.denominators / expected.denominators
+        half = Z_95 * np.sqrt(own * error + sampled + learnt)
+        # A reference of which all are alerted, or none, has no scale on which its sensitivity could move.
+        centre = np.where(there.expected.certain, np.nan, centre)
+        ends = (from_scale(end) for end in (centre, centre - half, centre + half))
+        values, low, high = (np.where(expected.certain, np.round(expected.values), end) for end in ends)
+        alerts = 100 * expected.alerts / expected.n
+        return [
+            *map(_finding, OUTCOME_METRICS, [name] * len(values), values, low, high, [expected.n] * len(values)),
+            Finding("alerts_per_100", name, alerts, alerts, alerts, expected.n),
+        ]
 
-    def _effective_patients(self, chosen: BoolArray, weight: FloatArray) -> float:
-        return _patients_of_each_kind(self.event[chosen], weight[chosen], self.rows.patient[chosen])
-
-    def _stretch(self, chosen: BoolArray, weight: FloatArray, coefficients: int) -> float:
-        """By how much squares of residuals are too small, since the recalibration was fitted to them (MacKinnon 1985).
-
-        What counts is not the rows but the patients of the rarer kind.
-        """
-        patients = self._effective_patients(chosen, weight)
-        return patients / (patients - coefficients)
-
-    def _recalibrate(
-        self, chosen: BoolArray, weight: FloatArray, prior: _Recalibration | None = None
-    ) -> _Recalibration:
-        """The logistic recalibration on some reference rows, and its covariance by patient (Huber 1967; White 1982).
-
-        Drawn to a prior, that of all rows, as far as it is uncertain itself: the normal hierarchical mean, with
-        `SUBGROUP_SPREAD` between subgroups (Gelman et al. 2013, chapter 5).
-        """
-        basis, event, mass = self.rows.basis[chosen], self.event[chosen], weight[chosen]
-        width = basis.shape[1]
-        if prior is None:
-            level = float(logit(np.average(event, weights=mass)))
-            centre, penalty = np.r_[level, np.zeros(width - 1)], np.r_[0.0, 0.0, np.full(width - 2, CURVATURE_PENALTY)]
-        else:
-            centre, penalty = prior.coefficients, np.full(width, CURVATURE_PENALTY)
-        fitted = fit_logistic(basis, event, mass, penalty, centre)
-        probability = from_logit(basis @ fitted)
-        information = (basis * (mass * probability * (1 - probability))[:, None]).T @ basis + np.diag(penalty)
-        patient = self.rows.patient[chosen]
-        residual = mass * (event - probability)
-        scores = np.column_stack([sum_by_patient(residual * column, patient) for column in basis.T])
-        inverse = np.linalg.pinv(information)
-        covariance = inverse @ (scores.T @ scores) @ inverse * self._stretch(chosen, weight, width)
-        if prior is None:
-            return _Recalibration(fitted, covariance)
-        between = np.eye(width) * SUBGROUP_SPREAD**2
-        trust = between @ np.linalg.inv(between + covariance)
-        return _Recalibration(prior.coefficients + trust @ (fitted - prior.coefficients), between - trust @ between)
-
-    def _estimate_rows(
-        self,
-        name: str,
-        here: _Rows,
-        recalibration: _Recalibration,
-        there: BoolArray,
-        weight: FloatArray,
-        random: np.random.Generator,
-    ) -> tuple[list[Finding], ExpectedCounts]:
-        probability = recalibration.probability(here.basis)
-        counts = ExpectedCounts.of(here.risk, here.alerted, probability)
-        moved = self._draw_outcomes(counts, recalibration, there, weight, random)
-        moved += _draw_recalibrations(counts, here, probability, recalibration, random)
-        drawn = counts.moved_values(moved)
-        findings = [_finding(metric, name, value, drawn[metric], counts.n) for metric, value in counts.values().items()]
-        return findings, counts
-
-    def _draw_outcomes(
-        self,
-        counts: ExpectedCounts,
-        recalibration: _Recalibration,
-        there: BoolArray,
-        weight: FloatArray,
-        random: np.random.Generator,
-    ) -> FloatArray:
-        """By how much outcomes may miss what is expected, draws x 3, as the residuals of whole reference patients.
-
-        So many patients are drawn, by their weight, as have the batch's number of rows.
-        """
-        rows = _take(self.rows, there)
-        residual = self.event[there] - recalibration.probability(rows.basis)
-        number = np.unique(rows.patient, return_inverse=True)[1]
-        moves = counts.move(rows.risk, rows.alerted, residual)
-        sums = np.column_stack([sum_by_patient(column, number) for column in moves.T])
-        size = np.bincount(number)
-        chance = sum_by_patient(weight[there], number) / size
-        chance /= chance.sum()
-        patients = max(1, round(counts.n / float(chance @ size)))
-        drawn = min(patients, MOST_DRAWN_PATIENTS)
-        urn = np.searchsorted(np.cumsum(chance)[:-1], (np.arange(URN) + 0.5) / URN)
-        place = random.integers(URN, size=(DRAWS, drawn))
-        stretch = np.sqrt(patients / drawn * self._stretch(there, weight, rows.basis.shape[1]))
-        return np.column_stack([column[urn][place].sum(axis=1) for column in (sums - chance @ sums).T]) * stretch
+    def _slopes(self, figures: ExpectedFigures, rows: _Rows) -> FloatArray:
+        """By how much each figure moves, on the scale, with each coefficient: coefficients x metrics."""
+        probability = self.regression.probability(rows)
+        per_row = figures.of_outcome * (probability * (1 - probability))[:, None] * per_unit_of_scale(figures.values)
+        by_slope = rows.covariates.T @ (rows.log_odds[:, None] * per_row)
+        return np.vstack([rows.basis.T @ per_row, rows.covariates.T @ per_row, by_slope])
 
     def _without_support(self, batch: pl.DataFrame) -> str | None:
         unknown = self.encoding.count_unknown(batch)
@@ -366,30 +364,43 @@ class PerformanceReference:
         return f"{share:.0%} of the rows have a {column} that the reference does not know"
 
 
-def _patients_of_each_kind(event: FloatArray, weight: FloatArray, patient: IntArray) -> float:
-    """The effective number of patients with events, or of those with other rows, whichever is smaller."""
-    kinds = (sum_by_patient(weight * kind, patient) for kind in (event, 1 - event))
-    return min(effective_number(kind) for kind in kinds)
+def _regress(rows: _Rows, event: FloatArray, seed: int) -> _Regression:
+    """The penalised logistic regression of the outcome, and its covariance by patient (Huber 1967; White 1982)."""
+    chosen = np.arange(len(event))
+    if len(event) > MOST_ROWS:
+        chosen = np.random.default_rng(seed).choice(chosen, MOST_ROWS, replace=False)
+    drawn, outcome = rows.take(chosen), event[chosen]
+    patients = len(np.unique(drawn.patient))
+    mass, design = patients / len(chosen), drawn.design
+    wide = design.shape[1] - drawn.basis.shape[1]
+    held = [0.0, 0.0, *[CURVATURE_PENALTY] * (drawn.basis.shape[1] - 2)]
+    penalty = np.r_[held, np.full(wide, COVARIATE_PENALTY)]
+    centre = np.r_[logit(float(event.mean())), np.zeros(len(penalty) - 1)]
+    fitted = fit_logistic(design, outcome, np.full(len(chosen), mass), penalty, centre)
+    probability = from_logit(design @ fitted)
+    information = (design * (mass * probability * (1 - probability))[:, None]).T @ design + np.diag(penalty)
+    scores = sum_columns_by_patient(design * (mass * (outcome - probability))[:, None], drawn.patient)
+    inverse = np.linalg.pinv(information, hermitian=True)
+    return _Regression(fitted, inverse @ (scores.T @ scores) @ inverse)
 
 
-def _draw_recalibrations(
-    counts: ExpectedCounts,
-    here: _Rows,
-    probability: FloatArray,
-    recalibration: _Recalibration,
-    random: np.random.Generator,
-) -> FloatArray:
-    """By how much expectations move, draws x 3, where the recalibration is drawn from its own uncertainty."""
-    slope = counts.move(here.risk, here.alerted, probability * (1 - probability))
-    off = random.multivariate_normal(np.zeros(len(recalibration.coefficients)), recalibration.covariance, DRAWS)
-    return off @ (here.basis.T @ slope)
+def _stretch(there: _Judged) -> float:
+    """By how much squares of residuals are too small, since the regression was fitted to them (MacKinnon 1985).
+
+    What counts is not the rows but the patients of the rarer kind.
+    """
+    return there.patients / (there.patients - there.rows.basis.shape[1])
 
 
-def _finding(metric: str, subgroup: str, value: float, draws: FloatArray, n: int) -> Finding:
-    interval = percentile_interval(draws)
-    if not np.isfinite(value) or interval is None:
+def _patients_of_each_kind(event: FloatArray, patient: IntArray) -> int:
+    """The number of patients with events, or of those with other rows, whichever is smaller."""
+    return min(len(np.unique(patient[event == kind])) for kind in (0, 1))
+
+
+def _finding(metric: str, subgroup: str, value: float, low: float, high: float, n: int) -> Finding:
+    if not np.isfinite([value, low, high]).all():
         return Finding(metric, subgroup, None, None, None, n)
-    return Finding(metric, subgroup, value, *interval, n)
+    return Finding(metric, subgroup, float(value), float(low), float(high), n)
 
 
 def _check_columns(rows: pl.DataFrame, needed: Sequence[str], which: str) -> None:
@@ -420,14 +431,7 @@ def _arrays(
     alerted = rows[alerted_column].cast(pl.Float64).to_numpy()
     log_odds = (logit(risk) - centre) / spread
     basis = np.column_stack([np.ones(len(risk)), log_odds, log_odds**2, alerted])
-    covariates = np.column_stack([log_odds, log_odds**2, encoding.apply(rows)])
-    return _Rows(risk, alerted, patient, basis, covariates)
-
-
-def _take(rows: _Rows, chosen: BoolArray) -> _Rows:
-    return _Rows(
-        rows.risk[chosen], rows.alerted[chosen], rows.patient[chosen], rows.basis[chosen], rows.covariates[chosen]
-    )
+    return _Rows(risk, alerted, patient, basis, encoding.apply(rows))
 
 
 def _subgroup_rows(rows: pl.DataFrame, subgroups: Sequence[str], minimum_n: int) -> list[tuple[str, BoolArray]]:
@@ -453,8 +457,8 @@ def estimate_loss(reference: PerformanceReference, estimate: EstimatedPerformanc
         raise EstimationError(
             f"the loss in {metric} cannot be estimated without outcomes; choose one of {', '.join(HIGHER_IS_BETTER)}"
         )
-    reached = ExpectedCounts.of(reference.rows.risk, reference.rows.alerted, reference.event)
-    baseline, found = reached.values()[metric], estimate.find(metric)
+    reached = reference.overall.realised
+    baseline, found = float(reached.values[OUTCOME_METRICS.index(metric)]), estimate.find(metric)
     known = found is not None and np.isfinite(baseline)
 
     def below(value: float | None) -> float | None:

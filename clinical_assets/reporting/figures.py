@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from clinical_assets.protocol import Finding
+from clinical_assets.reporting.withheld import WITHHELD, WithheldFinding, shown_n
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,7 +67,8 @@ def calibration_figure(calibration: pl.DataFrame) -> "Figure":
 def subgroup_forest(findings: Sequence[Finding], metric: str) -> "Figure":
     """One metric overall and in every subgroup, with 95 % intervals and n; the overall value runs through as a line.
 
-    Subgroups in which the metric is undefined are listed as such. A metric without any finding gives an empty figure.
+    Subgroups in which the metric is undefined or withheld are listed as such. A metric without any finding gives an
+    empty figure.
     """
     rows = sorted(
         (finding for finding in findings if finding.metric == metric),
@@ -83,10 +85,11 @@ def subgroup_forest(findings: Sequence[Finding], metric: str) -> "Figure":
     axes.set_yticks(range(len(rows)), [row.subgroup.replace("=", ": ") for row in rows], parse_math=False)
     for position, row in enumerate(rows):
         place = {"va": "center", "fontsize": 8.5, "transform": axes.get_yaxis_transform()}
-        axes.text(1.42, position, f"{row.n:,}", ha="right", color=MUTED, **place)
+        axes.text(1.42, position, shown_n(row), ha="right", color=MUTED, **place)
         colour = INK if row.subgroup == "overall" else ACCENT
         if row.value is None:
-            axes.text(1.03, position, "undefined", color=MUTED, **place)
+            why = WITHHELD if isinstance(row, WithheldFinding) else "undefined"
+            axes.text(1.03, position, why, color=MUTED, **place)
             continue
         if row.low is not None and row.high is not None:
             axes.plot([row.low, row.high], [position, position], color=colour, linewidth=1.5, solid_capstyle="butt")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from clinical_assets.protocol import Finding, ModelProtocol
+from clinical_assets.reporting.withheld import SMALL_COUNT, WITHHELD, WithheldFinding
 
 Style = Literal["number", "share", "per_100", "hours", "whole", "fine", "difference"]
 
@@ -41,8 +42,14 @@ class MetricWords:
         digits = {"whole": 0, "per_100": 1, "hours": 1, "fine": 4}.get(self.style, 3)
         return f"{value:.{digits}f}".replace("-", "−")
 
+    def write_value(self, finding: Finding) -> str:
+        """The value of a finding as a reader sees it; one that is withheld is called so."""
+        return WITHHELD if isinstance(finding, WithheldFinding) else self.write(finding.value)
+
     def write_interval(self, finding: Finding) -> str:
         """The 95 % interval of a finding as a reader sees it, or nothing where it has none."""
+        if isinstance(finding, WithheldFinding):
+            return SMALL_COUNT
         if finding.low is None or finding.high is None:
             return ""
         return f"{self.write(finding.low)} to {self.write(finding.high)}"

@@ -11,6 +11,7 @@ from typing import Literal
 import polars as pl
 
 from clinical_assets.archives.handheld_camera import SIMULATED_PREFIX
+from clinical_assets.governance.small_cells import SMALLEST_SHOWN, shown_count
 from clinical_assets.protocol import (
     ALERT,
     SILENT_MONTHS,
@@ -36,6 +37,9 @@ from clinical_assets.reporting.metric_words import (
     in_words,
     plural_unit,
 )
+from clinical_assets.reporting.shown_counts import pool_calibration, show_cohort
+from clinical_assets.reporting.shown_findings import suppress_findings, suppress_judged
+from clinical_assets.reporting.withheld import WithheldFinding, shown_n
 
 FOREST_METRICS = ("normalized_utility", "auroc", "quadratic_weighted_kappa", "sensitivity")
 
@@ -55,7 +59,7 @@ class ValidationReport:
     those of `evaluation.calibration_curve`. `judged` is empty for an external validation without limits. `data_origin`
     is that of the rows measured, which need not be those the version was trained on. `lake_snapshot` is the one they
     were read from. `calendar_note` says what the months mean where they are no calendar's. `exhibits` are those that
-    the protocol names, in its order.
+    the protocol names, in its order. `evidence_sha256` is that of the index of the evidence pack.
     """
 
     kind: Literal["candidate", "external_validation"]
@@ -71,6 +75,7 @@ class ValidationReport:
     lake_snapshot: int | None = None
     calendar_note: str | None = None
     exhibits: Sequence[Exhibit] = ()
+    evidence_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,9 +183,12 @@ def render(report: ValidationReport) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["shown_count"] = shown_count
     protocol = report.protocol
-    limits = _limit_rows(report.judged, protocol)
-    found = _Sorted.of(report.findings)
+    findings = suppress_findings(report.findings)
+    calibration = pool_calibration(report.calibration)
+    limits = _limit_rows(suppress_judged(report.judged, report.findings), protocol)
+    found = _Sorted.of(findings)
     overall = [finding for finding in found.main if finding.subgroup == "overall"]
     points = _operating_points(overall, report.version)
     unseen_transport = () if TRANSPORT_TITLE in {exhibit.title for exhibit in report.exhibits} else found.transported
@@ -193,22 +201,25 @@ def render(report: ValidationReport) -> str:
         warnings=_warnings(report),
         limits=limits,
         hundred=_of_a_hundred(overall, protocol),
-        sizes=" or ".join(dict.fromkeys(f"{finding.n:,}" for finding in overall)),
+        sizes=" or ".join(dict.fromkeys(map(shown_n, overall))),
         operating_points=_operating_point_table(overall, points, report),
         overall=_overall_parts([finding for finding in overall if finding.metric not in points], protocol),
         net_benefit=_net_benefit_table(found.net_benefit, protocol),
         silent=_silent_table(found, protocol),
-        silent_months=next((finding for finding in found.silent if finding.metric == SILENT_MONTHS), None),
+        silent_months=next((finding for finding in report.findings if finding.metric == SILENT_MONTHS), None),
         transported=_subgroup_parts(unseen_transport, {}, protocol),
         subgroups=_subgroup_parts(found.main, points, protocol),
         differences=[_in_words(finding, protocol) for finding in found.differences],
-        calibration_svg=to_svg(calibration_figure(report.calibration)) if len(report.calibration) else None,
+        calibration_svg=to_svg(calibration_figure(calibration)) if len(calibration) else None,
+        calibration_pooled=len(calibration) < len(report.calibration),
+        withheld=any(isinstance(finding, WithheldFinding) for finding in findings),
+        smallest_shown=SMALLEST_SHOWN,
         forests=[
-            (describe_metric(metric, protocol).name, to_svg(subgroup_forest(report.findings, metric)))
+            (describe_metric(metric, protocol).name, to_svg(subgroup_forest(findings, metric)))
             for metric in FOREST_METRICS
-            if any(finding.metric == metric and finding.subgroup != "overall" for finding in report.findings)
+            if any(x.metric == metric and x.subgroup != "overall" and x.value is not None for x in findings)
         ],
-        cohort=report.cohort.to_dicts(),
+        cohort=show_cohort(report.cohort),
     )
 
 
@@ -285,7 +296,8 @@ def _limit_row(items: Sequence[JudgedLimit], protocol: ModelProtocol) -> _LimitR
         measured = _with_interval(worst.finding, protocol)
         # A value and its limit speak for themselves; a comparison, or a refusal to judge, needs its reason.
         plain = worst.limit.not_worse_than is None and worst.judgement is not Judgement.CANNOT_TELL
-        reason = f"n {worst.finding.n:,}." if plain and worst.finding is not None else worst.reason
+        told = plain and worst.finding is not None and not isinstance(worst.finding, WithheldFinding)
+        reason = f"n {worst.finding.n:,}." if told and worst.finding is not None else worst.reason
     return _LimitRow(
         metric=describe_metric(worst.limit.metric, protocol).name,
         wanted=worst.limit.in_words(),
@@ -448,9 +460,9 @@ def _subgroup_part(
     rows: list[tuple[str, str, tuple[_Measured | None, ...]]] = []
     for subgroup in dict.fromkeys(finding.subgroup for finding in inside):
         cells = [by_place.get((subgroup, metric)) for metric in metrics]
-        n = max(cell.n for cell in cells if cell is not None)
+        largest = max((cell for cell in cells if cell is not None), key=lambda cell: cell.n)
         measured = tuple(_in_words(cell, protocol) if cell is not None else None for cell in cells)
-        rows.append((in_words(subgroup), f"{n:,}", measured))
+        rows.append((in_words(subgroup), shown_n(largest), measured))
     names = tuple(describe_metric(points.get(metric, (metric, ""))[0], protocol).name for metric in metrics)
     return _Part(title, metrics=names, subgroups=tuple(rows))
 
@@ -460,9 +472,9 @@ def _in_words(finding: Finding, protocol: ModelProtocol) -> _Measured:
     return _Measured(
         name=words.name,
         meaning=words.meaning,
-        value=words.write(finding.value),
+        value=words.write_value(finding),
         interval=words.write_interval(finding),
-        n=f"{finding.n:,}",
+        n=shown_n(finding),
     )
 
 

@@ -1,23 +1,30 @@
 """The published file, analytics.duckdb: the lake at one snapshot, in clear and read-only, for any DuckDB client.
 
+Aggregate tables are shown with their small counts suppressed (`reporting.shown_tables`); tables with a row a unit are
+de-identified, not aggregated, and stand as they are. The lake keeps the exact figures, for its owner alone.
+
 Belongs here: how the file is built and swapped in under its readers. Does not belong here: what is de-identified (all
-that reaches the lake is), and Dagster.
+that reaches the lake is), what is suppressed, and Dagster.
 """
 
 import fcntl
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 import duckdb
+import polars as pl
 
+from clinical_assets.governance.small_cells import SUPPRESSED
+from clinical_assets.reporting.shown_tables import SHOWN_TABLES, SUPPRESSED_COMMENT, ShownTable
 from clinical_assets.resources.lake import Lake, LakeError
 from clinical_assets.resources.lake_engine import attempt, quoted_name, quoted_text
+from clinical_assets.resources.ledger_views import create_ledger_views
 
 GOVERNANCE = "governance"
 _PUBLICATION = "publication"
@@ -58,22 +65,27 @@ class _Table:
     columns: tuple[_Column, ...]
 
 
-def publish_analytics(lake: Lake, path: Path, models: Sequence[str]) -> Published:
+def publish_analytics(
+    lake: Lake, path: Path, models: Sequence[str], before_replacing: Callable[[int], None] | None = None
+) -> Published:
     """Publishes the tables of the models and of governance, with their comments, and views over all models.
 
     Readers of the file of before keep it; who opens the file afterwards sees the new one. Columns of type BLOB are left
     out. The publisher keeps a working copy beside the file, for its own eyes, in which it renews only the months that
-    changed since; what an analyst does to the published file is gone with the next. Raises LakeError if no table is
-    there to publish.
+    changed since; what an analyst does to the published file is gone with the next. `before_replacing` is told the
+    snapshot that is about to be shown; if it raises, the published file stays as it was. Raises LakeError if no table
+    is there to publish.
     """
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    working, building = (path.with_name(f".{path.name}.{purpose}") for purpose in ("working", "building"))
+    working, building = working_copy(path), path.with_name(f".{path.name}.building")
     with _only_publisher(path):
         try:
             published, _ = attempt("publication", lake.retry_seconds, lambda: _renew(lake, working, path, models))
             if working.with_name(f"{working.name}.wal").exists():
                 raise LakeError(f"{path.name}: the file is not whole, a log is left beside it; publish again")
+            if before_replacing is not None:
+                before_replacing(published.snapshot)
             shutil.copyfile(working, building)
             building.chmod(0o444)
             # A log that a killed analyst left would be replayed into the new file, by its first reader.
@@ -83,6 +95,11 @@ def publish_analytics(lake: Lake, path: Path, models: Sequence[str]) -> Publishe
         finally:
             building.unlink(missing_ok=True)
     return published
+
+
+def working_copy(path: Path) -> Path:
+    """The publisher's own copy of the file at `path`."""
+    return path.with_name(f".{path.name}.working")
 
 
 @contextmanager
@@ -117,11 +134,18 @@ def _renew(lake: Lake, working: Path, path: Path, models: Sequence[str]) -> Publ
                 )
             since = _last_published(cursor, database, snapshot, created_at)
             _drop_all_but(cursor, database, tables if since is not None else [])
-            rows = sum(_renew_table(cursor, database, table, since) for table in tables)
+            rows = sum(
+                _renew_shown_table(cursor, database, table, shown, tables, since)
+                if table.schema != GOVERNANCE and (shown := SHOWN_TABLES.get(table.name))
+                else _renew_table(cursor, database, table, since)
+                for table in tables
+            )
             for schema, names in _VIEWS_OVER_ALL_MODELS.items():
                 for name in names:
                     if members := [table for table in tables if table.name == name and table.schema != GOVERNANCE]:
-                        _create_view(cursor, schema, name, members)
+                        _create_view(cursor, schema, name, [_as_shown(cursor, database, table) for table in members])
+            if any((table.schema, table.name) == (GOVERNANCE, "ledger") for table in tables):
+                create_ledger_views(cursor)
             _record_publication(cursor, snapshot, created_at)
             cursor.execute("COMMIT")
             cursor.execute(f"CHECKPOINT {database}")
@@ -220,6 +244,57 @@ def _renew_table(cursor: duckdb.DuckDBPyConnection, database: str, table: _Table
     cursor.execute(f"CREATE OR REPLACE TABLE {target} AS SELECT {columns} FROM lake.{target}")
     _comment(cursor, "TABLE", target, table.comment, table.columns)
     return rows
+
+
+def _renew_shown_table(
+    cursor: duckdb.DuckDBPyConnection,
+    database: str,
+    table: _Table,
+    shown: ShownTable,
+    tables: Sequence[_Table],
+    since: int | None,
+) -> int:
+    """Bring an aggregate table of the working copy to what may be shown of the lake's: as a whole, for it is small."""
+    target = f"{quoted_name(table.schema)}.{quoted_name(table.name)}"
+    seen = [other for other in tables if other.schema == table.schema and other.name in shown.looks_at]
+    if since is not None and SUPPRESSED in _shown_columns(cursor, database, table):
+        sources = [f"lake.{quoted_name(other.schema)}.{quoted_name(other.name)}" for other in seen]
+        newer = sum(_count(cursor, f"{source} WHERE snapshot_id > {since}") for source in sources)
+        rows = _count(cursor, target)
+        # Rows that the lake has lost since have left no newer row behind.
+        if not newer and rows == _count(cursor, f"lake.{target}"):
+            _comment(cursor, "TABLE", target, table.comment, _as_shown(cursor, database, table).columns)
+            return rows
+    exact = {other.name: _read_exact(cursor, other) for other in seen}
+    try:
+        frame = shown.show(exact)
+    except pl.exceptions.ColumnNotFoundError as error:
+        raise LakeError(
+            f"{table.schema}.{table.name} lacks a column, without which its small counts cannot be suppressed: "
+            f"{str(error).splitlines()[0]}; materialise it again"
+        ) from error
+    cursor.register("shown", frame)
+    cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted_name(table.schema)}")
+    cursor.execute(f"CREATE OR REPLACE TABLE {target} AS FROM shown")
+    cursor.unregister("shown")
+    _comment(cursor, "TABLE", target, table.comment, _as_shown(cursor, database, table).columns)
+    return frame.height
+
+
+def _read_exact(cursor: duckdb.DuckDBPyConnection, table: _Table) -> pl.DataFrame:
+    columns = ", ".join(quoted_name(column.name) for column in table.columns)
+    return cursor.execute(f"SELECT {columns} FROM lake.{quoted_name(table.schema)}.{quoted_name(table.name)}").pl()
+
+
+def _count(cursor: duckdb.DuckDBPyConnection, source: str) -> int:
+    return cursor.execute(f"SELECT count(*) FROM {source}").fetchall()[0][0]
+
+
+def _as_shown(cursor: duckdb.DuckDBPyConnection, database: str, table: _Table) -> _Table:
+    """A table of the lake with the columns that it has in the working copy."""
+    comments = {column.name: column.comment for column in table.columns} | {SUPPRESSED: SUPPRESSED_COMMENT}
+    shown = _shown_columns(cursor, database, table)
+    return replace(table, columns=tuple(_Column(name, comments.get(name)) for name in shown))
 
 
 def _shown_columns(cursor: duckdb.DuckDBPyConnection, database: str, table: _Table) -> list[str]:

@@ -70,6 +70,8 @@ COLUMN_DESCRIPTIONS = {
     "month": "First day of the month; for archives without dates, of the replay calendar",
     "n": "Rows the value rests on",
     "outcome_known_on": "The first day on which the outcome can be known",
+    "birth_year": "Year of birth, null from 90 years on; simulated",
+    "zip3": "First three digits of the ZIP code, 000 where 20,000 people or fewer live there; simulated",
     "previous_champion": "The version released before, if any",
     "protocol_sha256": "SHA-256 of the protocol in force",
     "reason": "Why, in a sentence",

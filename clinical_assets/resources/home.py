@@ -12,6 +12,7 @@ from typing import Any
 
 from clinical_assets.archives.archive import Archive, ArchiveError
 from clinical_assets.protocol import ModelProtocol, load_object
+from clinical_assets.resources.access_rights import make_private, refuse_open_secrets
 
 PROJECT = Path(__file__).parents[2]
 
@@ -100,6 +101,15 @@ class Home:
         return self.reports / model / f"v{version}" / "validation_report.html"
 
     @property
+    def acts(self) -> Path:
+        """The folder of releases and rollbacks at work: what each is about to do, and the lock it holds."""
+        return self.root / "governance" / "acts"
+
+    def evidence(self, model: str, version: int) -> Path:
+        """The folder of a version's evidence pack, beside its report."""
+        return self.report(model, version).parent / "evidence"
+
+    @property
     def keys(self) -> Path:
         """The folder of this home's secrets; readable by its owner alone."""
         return self.root / "keys"
@@ -110,9 +120,38 @@ class Home:
         return self.keys / "pseudonym.key"
 
     @property
+    def shift_key(self) -> Path:
+        """The key of the weeks by which patients' dates are moved; there is none until the pseudonyms are renewed."""
+        return self.keys / "date_shift.key"
+
+    @property
+    def identified(self) -> Path:
+        """The identified zone: feeds with direct identifiers and who is behind a pseudonym, all encrypted."""
+        return self.root / "identified"
+
+    @property
+    def identified_key(self) -> Path:
+        """The key of the identified zone's feeds."""
+        return self.keys / "identified.key"
+
+    @property
     def audit(self) -> Path:
         """The folder of the audit trail; readable by its owner alone."""
         return self.root / "audit"
+
+    @property
+    def outbox(self) -> Path:
+        """The folder of notices to people, delivered or not; readable by its owner alone."""
+        return self.root / "outbox"
+
+    @property
+    def notifiers(self) -> Path:
+        """The file that says by which channels people are told; CLINICAL_NOTIFIERS names another."""
+        return Path(os.environ.get("CLINICAL_NOTIFIERS") or self.root / "notifiers.toml")
+
+    def incident_page(self, incident_id: str) -> Path:
+        """The page of an incident."""
+        return self.reports / "incidents" / f"{incident_id}.html"
 
     @property
     def dagster(self) -> Path:
@@ -124,13 +163,30 @@ class Home:
         """The file that says which archive each model of this home is fed from."""
         return self.root / "archives.json"
 
+    @property
+    def secrets(self) -> tuple[Path, ...]:
+        """Files, and folders with all below them, that nobody but their owner may ever have been able to open."""
+        journals = (self.lake_catalogue.with_name(f"{self.lake_catalogue.name}{end}") for end in ("-wal", "-shm"))
+        return self.keys, self.audit, self.identified, self.outbox, self.lake_catalogue, *journals
+
+    @property
+    def private_folders(self) -> tuple[Path, ...]:
+        """The folders that are closed to others, whatever the modes of the files in them."""
+        return (
+            *(self.keys, self.audit, self.identified, self.lake_catalogue.parent, self.registry_artefacts.parent),
+            *(self.signers.parent, self.dagster),
+        )
+
     def prepare(self) -> None:
-        """Make the folders with their access rights and Dagster's settings; safe to repeat."""
-        for folder in (self.reports, self.sign_offs, self.dagster, self.registry_artefacts, self.lake_data):
+        """Make the folders with their access rights and Dagster's settings; safe to repeat.
+
+        Raises AccessRightsError where a secret is open to others than its owner.
+        """
+        refuse_open_secrets(self.secrets)
+        for private in self.private_folders:
+            make_private(private)
+        for folder in (self.reports, self.sign_offs, self.registry_artefacts, self.lake_data):
             folder.mkdir(parents=True, exist_ok=True)
-        self.keys.mkdir(parents=True, exist_ok=True)
-        for private in (self.keys, self.lake_data.parent, self.registry_artefacts.parent):
-            private.chmod(0o700)
         settings = self.dagster / "dagster.yaml"
         if not settings.exists() or settings.read_text() != DAGSTER_YAML:
             write_atomically(settings, DAGSTER_YAML)

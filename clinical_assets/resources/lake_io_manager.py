@@ -12,6 +12,7 @@ import dagster as dg
 import polars as pl
 import polars.selectors as cs
 
+from clinical_assets.resources.audited_outputs import record_materialisation
 from clinical_assets.resources.column_descriptions import COLUMN_DESCRIPTIONS
 from clinical_assets.resources.lake import Lake, LakeError
 
@@ -39,10 +40,12 @@ class LakeIOManager(dg.ConfigurableIOManager):
 
     Definition metadata of an asset: `lake/replace_by` (an unpartitioned asset replaces only the rows whose value in
     this column it gives anew). Metadata of an output: `dagster/column_schema`, whose descriptions become comments
-    beside the platform's own. Metadata of an input: `lake/version`, a snapshot to read at.
+    beside the platform's own. Metadata of an input: `lake/version`, a snapshot to read at. Every output is recorded in
+    the audit trail in the folder `audit`.
     """
 
     lake: dg.ResourceDependency[LakeResource]
+    audit: str
 
     def handle_output(self, context: dg.OutputContext, obj: "pl.DataFrame | pd.DataFrame") -> None:
         """Writes the frame as one commit that names the run, and records rows, columns, snapshot and attempts."""
@@ -73,6 +76,7 @@ class LakeIOManager(dg.ConfigurableIOManager):
             }
             | ({} if COLUMN_SCHEMA in context.output_metadata else {COLUMN_SCHEMA: dg.TableSchema(columns)})
         )
+        record_materialisation(self.audit, context, snapshot=commit.snapshot, details={"rows": commit.rows})
 
     def load_input(self, context: dg.InputContext) -> "pl.DataFrame | pd.DataFrame":
         """The months the input asks for, or the table if these are all, as the frame the parameter is annotated."""

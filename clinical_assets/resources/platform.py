@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from clinical_assets.protocol import ModelProtocol, ModelVersion
+from clinical_assets.resources.audited_outputs import record_materialisation
 from clinical_assets.resources.home import Home
+from clinical_assets.resources.lake_io_manager import LakeResource
+from clinical_assets.resources.ledger import verified_champion
 from clinical_assets.resources.registry import CHAMPION, EXPERIMENT, Registry
 
 if TYPE_CHECKING:
@@ -44,11 +47,14 @@ class RegistryResource(dg.ConfigurableResource):
         return Registry(self.uri, Path(self.artefacts))
 
 
-class ProtocolIOManager(dg.IOManager):
+class ProtocolIOManager(dg.ConfigurableIOManager):
     """Hands a model's protocol to the assets that ask for it, from the definitions: fresh after an edit."""
 
+    audit: str
+
     def handle_output(self, context: dg.OutputContext, obj: ModelProtocol) -> None:
-        """Store nothing; the protocol stands in the definitions."""
+        """Store nothing, the protocol stands in the definitions; record it in the audit trail in the folder `audit`."""
+        record_materialisation(self.audit, context, details={"protocol_sha256": obj.sha256})
 
     def load_input(self, context: dg.InputContext) -> ModelProtocol:
         """The protocol that the upstream asset's definition carries."""
@@ -59,12 +65,24 @@ class ProtocolIOManager(dg.IOManager):
 
 
 class ModelVersionIOManager(dg.ConfigurableIOManager):
-    """Hands on the version that an alias points to; the alias stands in the upstream asset's definition."""
+    """Hands on the version that an alias points to, and no champion that the ledger does not know.
+
+    The alias stands in the upstream asset's definition.
+    """
 
     registry: dg.ResourceDependency[RegistryResource]
+    home: dg.ResourceDependency[HomeResource]
+    lake: dg.ResourceDependency[LakeResource]
+    audit: str
 
     def handle_output(self, context: dg.OutputContext, obj: ModelVersion) -> None:
-        """Store nothing; the version stands in the registry."""
+        """Store nothing, the version stands in the registry; record it in the audit trail in the folder `audit`."""
+        record_materialisation(
+            self.audit,
+            context,
+            snapshot=obj.lake_snapshot,
+            details={"version": obj.version, "artefact_sha256": obj.artefact_sha256},
+        )
 
     def load_input(self, context: dg.InputContext) -> ModelVersion:
         """The challenger or the champion, as the upstream asset's definition says."""
@@ -73,7 +91,7 @@ class ModelVersionIOManager(dg.ConfigurableIOManager):
             raise dg.DagsterInvariantViolationError("a model version is loaded from an asset that registers one")
         registry, model = self.registry.open(), upstream.asset_key.path[0]
         if upstream.definition_metadata[ALIAS] == CHAMPION:
-            return registry.champion(model)
+            return verified_champion(self.home.open(), self.lake.open(), registry, model)
         return registry.challenger(model)
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from clinical_assets.learning.estimator import FittedEstimator, LearningError
+from clinical_assets.learning.recipe import RECIPE_FILE, Recipe
 from clinical_assets.learning.storage import hash_files, load_estimator, save_estimator
 from clinical_assets.protocol import ALERT, UNKNOWN_PERSON, ModelProtocol, ModelVersion
 
@@ -146,6 +147,21 @@ class Registry:
         complete = [item for item in found if needed <= set(item.tags)]
         return sorted((_from_tags(model, int(v.version), v.tags) for v in complete), key=lambda v: v.version)
 
+    def recipe(self, version: ModelVersion) -> Recipe | None:
+        """How the version was made; None where that was not kept with it. Raises LearningError on a damaged one."""
+        from mlflow.artifacts import load_dict
+        from mlflow.exceptions import MlflowException
+
+        if RECIPE_FILE not in {file.path for file in self._client().list_artifacts(version.run_id)}:
+            return None
+        with self._tracking():
+            try:
+                return Recipe.from_dict(load_dict(f"runs:/{version.run_id}/{RECIPE_FILE}"))
+            except MlflowException as error:
+                raise LearningError(
+                    f"{RECIPE_FILE} of {version.model} version {version.version} is no JSON; restore it"
+                ) from error
+
     def load(self, version: ModelVersion, estimator: str) -> FittedEstimator:
         """The version's estimator, of the class at this dotted path, once its files have proved unchanged."""
         folder = self.files(version)
@@ -171,11 +187,14 @@ class Registry:
         return folder
 
     def release(self, version: ModelVersion) -> None:
-        """Make a version the champion, in one step; only the release asset calls this."""
+        """Make a version the champion, and the first release where there was none; may be done twice.
+
+        Only lifecycle/champion_move.py calls this, which writes it down in the ledger.
+        """
         client = self._client()
+        client.set_registered_model_alias(version.model, CHAMPION, str(version.version))
         if self.find(version.model, FIRST_RELEASE) is None:
             client.set_registered_model_alias(version.model, FIRST_RELEASE, str(version.version))
-        client.set_registered_model_alias(version.model, CHAMPION, str(version.version))
 
     def _client(self) -> "MlflowClient":
         from mlflow import MlflowClient

@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import TypeVar
@@ -23,6 +23,7 @@ import duckdb
 import polars as pl
 import pytest
 from dagster._core.scheduler.instigation import InstigatorTick, InstigatorType, TickStatus
+from network_namespace import Network, without_network
 from rich.progress import Progress
 from typer.testing import CliRunner, Result
 
@@ -99,6 +100,7 @@ class ReplayedHome:
     ticks_after: tuple[str, ...]
     retrainings_after: int
     validation: Result
+    network: Network | None = None
 
     @property
     def champion(self) -> int:
@@ -169,8 +171,9 @@ def replay(root: Path) -> Iterator[ReplayedHome]:
             environment.setenv("CLINICAL_HOME", str(home.root))
             environment.setenv("CLINICAL_RAW", str(home.raw))
             environment.setenv("DAGSTER_HOME", str(home.dagster))
-            driven = drive(home, instance, root)
-        yield driven
+            with without_network() as network:
+                driven = drive(home, instance, root)
+        yield replace(driven, network=network)
 
 
 def drive(home: Home, instance: dg.DagsterInstance, root: Path) -> ReplayedHome:

@@ -12,6 +12,7 @@ from clinical_assets.archives.diabetes130 import DATA_FILE
 from clinical_assets.governance.pseudonyms import load_or_create_key, pseudonymise
 from clinical_assets.lifecycle.automation import MONTH, recorded
 from clinical_assets.protocol import Judgement, last_day
+from clinical_assets.resources.ledger import read_ledger
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 
@@ -131,7 +132,7 @@ def test_the_champion_moves_in_the_release_asset_alone(replayed: ReplayedHome) -
     records = replayed.instance.fetch_materializations(dg.AssetKey([MODEL, "release"]), limit=10).records
     released = [int(recorded(record.event_log_entry, "version")) for record in records]
     assert released[0] == replayed.champion
-    assert sorted(replayed.lake.read(f"{MODEL}.release")["version"]) == sorted(released)
+    assert [entry.version for entry in read_ledger(replayed.lake, MODEL)] == released[::-1]
 
 
 def test_the_candidate_is_measured_against_the_champion(replayed: ReplayedHome) -> None:
@@ -184,9 +185,10 @@ def test_the_analysts_file_holds_the_documented_tables(replayed: ReplayedHome) -
     assert set(tables["name"]) >= {
         *(f"{MODEL}.{name}" for name in own),
         *(f"{MODEL}.{name}" for name in ("drift_report", "performance_report", "training_set", "profile")),
-        *(f"{MODEL}.{name}" for name in ("sign_off", "release")),
+        *(f"{MODEL}.{name}" for name in ("sign_off", "smoke_set")),
         *(f"monitoring.{name}" for name in ("drift_report", "performance_report", "predictions")),
         *(f"governance.{name}" for name in ("evaluation", "validation_report", "sign_off", "release", "incident")),
+        *("governance.ledger", "governance.live_versions"),
     }
     of_all_models = replayed.analytics("SELECT DISTINCT model FROM monitoring.drift_report")
     assert MODEL in of_all_models["model"]

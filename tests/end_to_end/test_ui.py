@@ -16,7 +16,8 @@ from replayed_home import MODEL, ReplayedHome, wait_until
 from clinical_assets.resources.home import PROJECT
 
 CHAIN = {
-    *("protocol", "dataset", "data_quality", "features", "training_set", "trained_model", "evaluation"),
+    *("protocol", "identified_feed", "dataset", "data_quality", "features", "training_set"),
+    *("trained_model", "evaluation"),
     *(
         "silent_run",
         "validation_report",

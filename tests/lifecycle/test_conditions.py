@@ -18,7 +18,7 @@ FLOWING = (
     "drift_report",
     "repair_plan",
 )
-MONTHLY = ("dataset", *FLOWING, "performance_report")
+MONTHLY = ("identified_feed", "dataset", *FLOWING, "performance_report")
 DEVELOPMENT = ("protocol", "training_set", "trained_model", "evaluation", "silent_run", "validation_report", "sign_off")
 
 
@@ -75,22 +75,22 @@ def champion(clock: Clock) -> Clock:
 
 def test_the_monthly_tick_asks_for_the_month_that_has_ended_and_only_once(clock: Clock) -> None:
     assert clock.at(6, 1, 5, 59) == {}
-    assert clock.at(6, 1, 6, 1)["dataset"] == {MAY}
+    assert clock.at(6, 1, 6, 1)["identified_feed"] == {MAY}
     assert clock.at(6, 1, 6, 2) == {}
-    clock.done("dataset", "data_quality", "features", month=MAY)
+    clock.done("identified_feed", "dataset", "data_quality", "features", month=MAY)
     for day in (1, 2, 15, 30):
-        assert "dataset" not in clock.at(6, day, 7)
-    assert clock.at(7, 1, 6, 1)["dataset"] == {JUNE}
+        assert not {"identified_feed", "dataset"} & set(clock.at(6, day, 7))
+    assert clock.at(7, 1, 6, 1)["identified_feed"] == {JUNE}
 
 
 def test_a_tick_missed_by_hours_is_made_up_for(clock: Clock) -> None:
-    assert clock.at(6, 3, 11)["dataset"] == {MAY}
+    assert clock.at(6, 3, 11)["identified_feed"] == {MAY}
 
 
 def test_a_month_s_data_carry_it_as_far_as_a_champion_is_not_needed(clock: Clock) -> None:
     clock.at(6, 1, 6, 1)
     clock.at(6, 1, 6, 2)
-    clock.done("dataset", month=MAY)
+    clock.done("identified_feed", "dataset", month=MAY)
     assert clock.at(6, 1, 6, 3) == {"data_quality": {MAY}, "features": {MAY}}
     clock.done("data_quality", "features", month=MAY)
     assert clock.at(6, 1, 6, 4) == {}
@@ -98,13 +98,13 @@ def test_a_month_s_data_carry_it_as_far_as_a_champion_is_not_needed(clock: Clock
 
 def test_with_a_champion_a_month_flows_from_its_data_to_its_drift_report(champion: Clock) -> None:
     asked = champion.at(7, 1, 6, 1)
-    for asset in ("dataset", *FLOWING):
+    for asset in ("identified_feed", "dataset", *FLOWING):
         assert asked[asset] == {JUNE}, asset
 
 
 def test_what_follows_is_asked_for_step_by_step_where_data_came_by_hand(champion: Clock) -> None:
     champion.at(7, 1, 5, 58)
-    champion.done("dataset", month=JUNE)
+    champion.done("identified_feed", "dataset", month=JUNE)
     asked = champion.at(7, 1, 5, 59)
     for asset in FLOWING:
         assert asked[asset] == {JUNE}, asset

@@ -1,3 +1,4 @@
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -6,20 +7,25 @@ import pytest
 from dagster_shared.error import SerializableErrorInfo
 
 from clinical_assets.lifecycle.automation import MODEL
-from clinical_assets.lifecycle.incidents import INCIDENT_TABLE, describe_error, incident_on_failure
+from clinical_assets.lifecycle.incidents import EVENT_TABLE, INCIDENT_TABLE, describe_error, incident_on_failure
 from clinical_assets.resources.lake import LakeError
 from clinical_assets.resources.lake_io_manager import LakeResource
+from clinical_assets.resources.platform import HomeResource
 
 SECRET = "patient 8222157"
 
 
 @pytest.fixture
-def lake(tmp_path: Path) -> LakeResource:
-    return LakeResource(catalogue=str(tmp_path / "lake" / "catalogue.sqlite"), data=str(tmp_path / "lake" / "data"))
+def home(tmp_path: Path) -> HomeResource:
+    return HomeResource(root=str(tmp_path), raw=str(tmp_path))
 
 
-def fail_with(error: Exception, lake: LakeResource, tags: dict[str, str] | None = None) -> dict[str, Any]:
-    """The incident that the sensor opens where a step raised this."""
+def lake_of(home: HomeResource) -> LakeResource:
+    return LakeResource(catalogue=str(home.open().lake_catalogue), data=str(home.open().lake_data))
+
+
+def fail_with(error: Exception, home: HomeResource, tags: dict[str, str] | None = None) -> dict[str, Any]:
+    """The incident in which the sensor records that a step raised this."""
 
     @dg.op
     def step() -> None:
@@ -37,39 +43,50 @@ def fail_with(error: Exception, lake: LakeResource, tags: dict[str, str] | None 
             dagster_event=event,
             dagster_instance=instance,
             dagster_run=result.dagster_run,
-            resources={"lake": lake},
+            resources={"home": home, "lake": lake_of(home)},
         )
         incident_on_failure(context.for_run_failure())
-    [row] = lake.open().read(INCIDENT_TABLE, where={"run_id": result.run_id}).to_dicts()
+    lake = lake_of(home).open()
+    [name] = lake.read(EVENT_TABLE, where={"run_id": result.run_id})["incident_id"]
+    [row] = lake.read(INCIDENT_TABLE, where={"incident_id": name}).to_dicts()
     return row
 
 
-def test_a_failed_run_opens_an_incident_with_its_step_and_our_words(lake: LakeResource) -> None:
-    row = fail_with(LakeError("readmission.features has no rows for 2024-05"), lake, {MODEL: "readmission"})
+def test_a_failed_run_opens_an_incident_with_its_step_and_our_words(home: HomeResource) -> None:
+    row = fail_with(LakeError("readmission.features has no rows for 2024-05"), home, {MODEL: "readmission"})
     assert (row["model"], row["job"], row["step"]) == ("readmission", "month", "step")
     assert row["error"].endswith("LakeError: readmission.features has no rows for 2024-05")
     assert (row["cause"], row["state"]) == ("failed_run", "open")
 
 
-def test_a_library_s_words_may_quote_a_row_and_are_not_kept(lake: LakeResource) -> None:
-    row = fail_with(ValueError(f"could not convert {SECRET}"), lake)
+def test_a_library_s_words_may_quote_a_row_and_are_not_kept(home: HomeResource) -> None:
+    row = fail_with(ValueError(f"could not convert {SECRET}"), home)
     assert row["error"] == "ValueError (its message is kept in the run's log alone)"
     assert row["model"] == "platform"
     assert SECRET not in str(row)
 
 
-def test_our_words_are_kept_where_a_library_s_error_led_to_them(lake: LakeResource) -> None:
+def test_our_words_are_kept_where_a_library_s_error_led_to_them(home: HomeResource) -> None:
     ours = LakeError("there is no table readmission.features")
     ours.__cause__ = ValueError(SECRET)
-    row = fail_with(ours, lake)
+    row = fail_with(ours, home)
     assert row["error"].endswith("LakeError: there is no table readmission.features")
     assert SECRET not in str(row)
 
 
-def test_incidents_add_up(lake: LakeResource) -> None:
-    first, second = (fail_with(LakeError(words), lake) for words in ("first", "second"))
-    assert first["incident_id"] != second["incident_id"]
-    assert lake.open().read(INCIDENT_TABLE).height == 2
+def test_the_same_step_with_the_same_class_of_error_is_one_incident_and_another_class_another(
+    home: HomeResource,
+) -> None:
+    first, second = (fail_with(LakeError(words), home) for words in ("first", "second"))
+    third = fail_with(ValueError("third"), home)
+    assert first["incident_id"] == second["incident_id"] != third["incident_id"]
+    assert second["observations"] == 2
+    assert lake_of(home).open().read(INCIDENT_TABLE).height == 2
+
+
+def test_a_failed_month_is_named(home: HomeResource) -> None:
+    assert fail_with(LakeError("no rows"), home, {"dagster/partition": "2024-05"})["first_month"] == date(2024, 5, 1)
+    assert fail_with(ValueError("x"), home, {"dagster/partition": "0123456789ab"})["first_month"] is None
 
 
 def error(message: str, cls_name: str, cause: SerializableErrorInfo | None = None) -> SerializableErrorInfo:

@@ -10,6 +10,7 @@ from small_platform import MODEL, BuildArchive, SmallPlatform, small_protocol, w
 
 from clinical_assets.archives.archive import ArchiveError, MonthWindow
 from clinical_assets.defs.readmission.cohort import Encounter
+from clinical_assets.governance import safe_harbor
 from clinical_assets.learning.splits import take_patients
 from clinical_assets.lifecycle import data
 from clinical_assets.lifecycle.checks import breaches_of
@@ -155,7 +156,7 @@ def test_a_spoilt_archive_fails_the_run_with_one_clear_error_and_leaves_no_month
     before = platform.lake.latest_snapshot()
     take_in(spoil(one_a_month))
     step, message = error_of(platform, MARCH)
-    assert step == "dataset"
+    assert step == "identified_feed"
     assert message.startswith("clinical_assets.archives.archive.ArchiveError: ")
     assert words in message
     assert platform.lake.latest_snapshot() == before
@@ -188,8 +189,8 @@ def test_a_breach_of_the_contract_stops_the_run_before_features(
     take_in: TakeIn, one_a_month: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     platform = take_in(one_a_month)
-    hide = data.pseudonymise
-    monkeypatch.setattr(data, "pseudonymise", lambda *given: breach(hide(*given)))
+    de_identify = data.de_identified_rows
+    monkeypatch.setattr(data, "de_identified_rows", lambda *given: breach(de_identify(*given)))
     result = platform.run("intake", MARCH, raise_on_error=False)
     checks = {check.check_name: check for check in result.get_asset_check_evaluations()}
     assert not checks["every_value_keeps_the_contract"].passed
@@ -201,7 +202,8 @@ def test_a_name_that_is_no_pseudonym_stops_the_run_before_features(
     take_in: TakeIn, one_a_month: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     platform = take_in(one_a_month)
-    monkeypatch.setattr(data, "pseudonymise", lambda rows, *_: rows)
+    monkeypatch.setattr(safe_harbor, "pseudonymise", lambda rows, *_: rows)
+    monkeypatch.setattr(safe_harbor, "shift_weeks", lambda patients, _: pl.zeros(len(patients), pl.Int64, eager=True))
     result = platform.run("intake", MARCH, raise_on_error=False)
     [failed] = [check for check in result.get_asset_check_evaluations() if not check.passed]
     assert failed.check_name == "patients_are_pseudonyms"

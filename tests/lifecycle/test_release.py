@@ -7,9 +7,11 @@ import polars as pl
 import pytest
 from small_platform import LENIENT, MODEL, MONTHS, ROLES, Developed, small_protocol
 
+from clinical_assets.governance.ledger import LedgerEntry, LedgerKind
 from clinical_assets.governance.signatures import SignatureError
 from clinical_assets.lifecycle.release import ReleaseError, predictions, release, sign_off
 from clinical_assets.protocol import Judgement, ModelProtocol, ModelVersion, ProtocolError
+from clinical_assets.resources.ledger import read_ledger
 from clinical_assets.resources.registry import CHAMPION, FIRST_RELEASE, RegistryError
 
 
@@ -27,59 +29,62 @@ def attempt(
     return result
 
 
-def assert_nothing_moved(at: Developed, releases: pl.DataFrame) -> None:
+def assert_nothing_moved(at: Developed, ledger: list[LedgerEntry]) -> None:
     registry = at.platform.registry
     assert registry.champion(MODEL) == at.champion
     assert registry.find(MODEL, FIRST_RELEASE) == at.champion
     assert registry.challenger(MODEL) == at.candidate
-    assert at.platform.lake.read(f"{MODEL}.release").equals(releases)
+    assert read_ledger(at.platform.lake, MODEL) == ledger
 
 
 @pytest.fixture
-def releases(candidate: Developed) -> pl.DataFrame:
-    """The releases there are before a test tries another."""
-    return candidate.platform.lake.read(f"{MODEL}.release")
+def ledger(candidate: Developed) -> list[LedgerEntry]:
+    """The entries there are before a test tries to release."""
+    return read_ledger(candidate.platform.lake, MODEL)
 
 
 def test_the_first_release_made_version_1_the_champion_and_wrote_it_down(developed: Developed) -> None:
-    row = developed.platform.lake.read(f"{MODEL}.release", where={"version": 1}).row(0, named=True)
-    assert row["previous_champion"] is None
-    assert row["artefact_sha256"] == developed.champion.artefact_sha256
-    assert row["protocol_sha256"] == developed.platform.protocol.sha256
+    entry, *_ = read_ledger(developed.platform.lake, MODEL)
+    assert (entry.kind, entry.version, entry.previous_version) == (LedgerKind.RELEASE, 1, None)
+    assert entry.artefact_sha256 == developed.champion.artefact_sha256
+    assert entry.protocol_sha256 == developed.platform.protocol.sha256
+    assert entry.actor == f"run:{entry.run_id}"
+    assert {(x.signer, x.role, x.demo) for x in entry.approvals} == {(f"dr-{x}", x, False) for x in ROLES}
+    assert entry.limits == len(LENIENT)
     assert developed.platform.registry.find(MODEL, FIRST_RELEASE) == developed.champion
     assert developed.candidate.version == 2
 
 
-def test_an_unsigned_candidate_is_refused(candidate: Developed, releases: pl.DataFrame) -> None:
+def test_an_unsigned_candidate_is_refused(candidate: Developed, ledger: list[LedgerEntry]) -> None:
     with pytest.raises(SignatureError, match=r"nobody has signed readmission version 2; it needs mlops, clinical_lead"):
         attempt(candidate)
-    assert_nothing_moved(candidate, releases)
+    assert_nothing_moved(candidate, ledger)
 
 
 @pytest.mark.parametrize(("role", "missing"), [ROLES, ROLES[::-1]])
-def test_one_signature_is_not_enough(candidate: Developed, releases: pl.DataFrame, role: str, missing: str) -> None:
+def test_one_signature_is_not_enough(candidate: Developed, ledger: list[LedgerEntry], role: str, missing: str) -> None:
     candidate.platform.sign(candidate.candidate, role)
     with pytest.raises(ReleaseError, match=f"version 2 is not released: no valid approval as {missing}$"):
         attempt(candidate)
-    assert_nothing_moved(candidate, releases)
+    assert_nothing_moved(candidate, ledger)
 
 
-def test_one_person_in_both_roles_is_not_enough(candidate: Developed, releases: pl.DataFrame) -> None:
+def test_one_person_in_both_roles_is_not_enough(candidate: Developed, ledger: list[LedgerEntry]) -> None:
     for role in ROLES:
         candidate.platform.sign(candidate.candidate, role, signer="dr-mlops")
     with pytest.raises(ReleaseError, match="no valid approval as"):
         attempt(candidate)
-    assert_nothing_moved(candidate, releases)
+    assert_nothing_moved(candidate, ledger)
 
 
-def test_a_rejected_candidate_is_refused_with_the_reason(candidate: Developed, releases: pl.DataFrame) -> None:
+def test_a_rejected_candidate_is_refused_with_the_reason(candidate: Developed, ledger: list[LedgerEntry]) -> None:
     for role in ROLES:
         candidate.platform.sign(candidate.candidate, role)
     later = (datetime.now(UTC) + timedelta(seconds=1)).isoformat()
     candidate.platform.sign(candidate.candidate, "clinical_lead", "reject", reason="too few women", signed_at=later)
     with pytest.raises(ReleaseError, match=r"dr-clinical_lead \(clinical_lead\) rejected it: too few women"):
         attempt(candidate)
-    assert_nothing_moved(candidate, releases)
+    assert_nothing_moved(candidate, ledger)
 
 
 @pytest.mark.parametrize(
@@ -94,39 +99,39 @@ def test_a_rejected_candidate_is_refused_with_the_reason(candidate: Developed, r
     ],
 )
 def test_a_signature_on_anything_else_does_not_count(
-    candidate: Developed, releases: pl.DataFrame, changes: dict[str, Any], words: str
+    candidate: Developed, ledger: list[LedgerEntry], changes: dict[str, Any], words: str
 ) -> None:
     candidate.platform.sign(candidate.candidate, "mlops")
     path = candidate.platform.sign(candidate.candidate, "clinical_lead", **changes)
     path.replace(candidate.platform.home.sign_offs / MODEL / "v2" / path.name)
     with pytest.raises(ReleaseError, match=f"no valid approval as clinical_lead .*{words}"):
         attempt(candidate)
-    assert_nothing_moved(candidate, releases)
+    assert_nothing_moved(candidate, ledger)
 
 
 @pytest.mark.parametrize("damage", [lambda x: x[:-2] + bytes([x[-2] ^ 1]) + x[-1:], lambda x: x + b" ", lambda x: b""])
-def test_a_report_edited_by_one_byte_is_refused(candidate: Developed, releases: pl.DataFrame, damage: Any) -> None:
+def test_a_report_edited_by_one_byte_is_refused(candidate: Developed, ledger: list[LedgerEntry], damage: Any) -> None:
     for role in ROLES:
         candidate.platform.sign(candidate.candidate, role)
     path = candidate.platform.home.report(MODEL, 2)
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ReleaseError, match="is gone or was changed after it was made; materialise validation_report"):
         attempt(candidate)
-    assert_nothing_moved(candidate, releases)
+    assert_nothing_moved(candidate, ledger)
 
 
-def test_a_report_that_is_gone_is_refused(candidate: Developed, releases: pl.DataFrame) -> None:
+def test_a_report_that_is_gone_is_refused(candidate: Developed, ledger: list[LedgerEntry]) -> None:
     for role in ROLES:
         candidate.platform.sign(candidate.candidate, role)
     candidate.platform.home.report(MODEL, 2).unlink()
     with pytest.raises(ReleaseError, match="is gone or was changed"):
         attempt(candidate)
-    assert_nothing_moved(candidate, releases)
+    assert_nothing_moved(candidate, ledger)
 
 
 @pytest.mark.parametrize("judgement", [Judgement.FAIL, Judgement.CANNOT_TELL])
 def test_a_failing_report_is_refused_however_well_it_is_signed(
-    candidate: Developed, releases: pl.DataFrame, monkeypatch: pytest.MonkeyPatch, judgement: Judgement
+    candidate: Developed, ledger: list[LedgerEntry], monkeypatch: pytest.MonkeyPatch, judgement: Judgement
 ) -> None:
     for role in ROLES:
         candidate.platform.sign(candidate.candidate, role)
@@ -142,27 +147,29 @@ def test_a_failing_report_is_refused_however_well_it_is_signed(
             attempt(candidate)
     finally:
         lake.write_table(f"{MODEL}.validation_report", report, replace_by="version", **note)
-    assert_nothing_moved(candidate, releases)
+    assert_nothing_moved(candidate, ledger)
 
 
-def test_a_version_without_a_report_is_refused(candidate: Developed, releases: pl.DataFrame) -> None:
+def test_a_version_without_a_report_is_refused(candidate: Developed, ledger: list[LedgerEntry]) -> None:
     unreported = replace(candidate.champion, version=7)
     resources = candidate.platform.resources
     with pytest.raises(RegistryError, match="the files of readmission version 7 are gone"):
         release(dg.build_asset_context(), protocol=candidate.platform.protocol, trained_model=unreported, **resources)
-    assert_nothing_moved(candidate, releases)
+    assert_nothing_moved(candidate, ledger)
 
 
-def test_a_protocol_edited_after_training_is_refused(candidate: Developed, releases: pl.DataFrame) -> None:
+def test_a_protocol_edited_after_training_is_refused(candidate: Developed, ledger: list[LedgerEntry]) -> None:
     for role in ROLES:
         candidate.platform.sign(candidate.candidate, role)
     edited = small_protocol(minimum_n=21)
     with pytest.raises(ProtocolError, match=r"trained_model was made under protocol \w{12}, now \w{12} is in force"):
         attempt(candidate, protocol=edited)
-    assert_nothing_moved(candidate, releases)
+    assert_nothing_moved(candidate, ledger)
 
 
-def test_damaged_model_files_are_refused_before_the_alias_moves(candidate: Developed, releases: pl.DataFrame) -> None:
+def test_damaged_model_files_are_refused_before_the_alias_moves(
+    candidate: Developed, ledger: list[LedgerEntry]
+) -> None:
     for role in ROLES:
         candidate.platform.sign(candidate.candidate, role)
     [file, *_] = sorted(candidate.platform.registry.files(candidate.candidate).glob("*.skops"))
@@ -173,7 +180,7 @@ def test_damaged_model_files_are_refused_before_the_alias_moves(candidate: Devel
             attempt(candidate)
     finally:
         file.write_bytes(whole)
-    assert_nothing_moved(candidate, releases)
+    assert_nothing_moved(candidate, ledger)
 
 
 def test_a_signed_candidate_that_passes_becomes_the_champion_and_the_first_release_stays(
@@ -185,9 +192,11 @@ def test_a_signed_candidate_that_passes_becomes_the_champion_and_the_first_relea
     registry = candidate.platform.registry
     assert result.value == registry.champion(MODEL) == candidate.candidate
     assert registry.find(MODEL, FIRST_RELEASE) == candidate.champion
-    row = candidate.platform.lake.read(f"{MODEL}.release", where={"version": 2}).row(0, named=True)
-    assert row["previous_champion"] == 1
+    *_, last = read_ledger(candidate.platform.lake, MODEL)
+    assert (last.kind, last.version, last.previous_version) == (LedgerKind.RELEASE, 2, 1)
     assert (result.metadata or {})["previous_champion"] == 1
+    assert attempt(candidate).value == candidate.candidate
+    assert read_ledger(candidate.platform.lake, MODEL)[-1] == last, "what is live already is not released again"
 
 
 def test_every_signature_is_told_whether_it_counts(candidate: Developed) -> None:

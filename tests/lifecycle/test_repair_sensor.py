@@ -299,6 +299,7 @@ def test_faulty_data_open_one_incident_that_names_the_column_and_never_a_retrain
     [incident] = hospital.incidents()
     assert incident["cause"] == FIX
     assert incident["error"] == "discrimination fell in 2024-06"
+    assert (incident["observations"], incident["last_month"]) == (2, date(2024, 7, 1))
     hospital.plan("2024-08", FIX, columns="lactate_mmol_l")
     assert hospital.asked() == []
     assert len(hospital.incidents()) == 2

@@ -19,7 +19,8 @@ def rows(candidate: Developed) -> pl.DataFrame:
 
 
 def make(candidate: Developed, rows: pl.DataFrame, repair: Repair) -> tuple[object, pl.DataFrame]:
-    return make_estimator(rows, candidate.platform.protocol, repair, candidate.platform.registry)
+    base = None if repair is Repair.RETRAIN else candidate.platform.registry.champion(MODEL)
+    return make_estimator(rows, candidate.platform.protocol, repair, base, candidate.platform.registry)
 
 
 @pytest.mark.parametrize("repair", [Repair.RECALIBRATE_INTERCEPT, Repair.RECALIBRATE_SLOPE])

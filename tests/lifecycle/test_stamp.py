@@ -13,7 +13,8 @@ NOWHERE = Home(Path("nowhere"), Path("nowhere"))
 
 CHAIN = {
     "protocol": set(),
-    "dataset": {"protocol"},
+    "identified_feed": {"protocol"},
+    "dataset": {"protocol", "identified_feed"},
     "data_quality": {"protocol", "dataset"},
     "features": {"protocol", "dataset"},
     "training_set": {"protocol", "features"},
@@ -32,7 +33,7 @@ CHAIN = {
     "analytics": {"drift_report", "performance_report", "repair_plan", "validation_report", "release"},
 }
 WATCHED = {"profile", "estimated_performance", "drift_report", "performance_report", "repair_plan"}
-MONTHLY = {"dataset", "data_quality", "features", "predictions", *WATCHED}
+MONTHLY = {"identified_feed", "dataset", "data_quality", "features", "predictions", *WATCHED}
 
 
 def specs(*protocols: ModelProtocol) -> dict[str, dg.AssetSpec]:
@@ -135,6 +136,8 @@ def test_what_watches_a_model_runs_by_default(definitions: dg.Definitions) -> No
             f"{MODEL}_repair_when_due",
             f"{MODEL}_release_when_signed",
             f"{MODEL}_record_when_rejected",
+            f"{MODEL}_alias_is_watched",
+            f"{MODEL}_incident_when_breached",
             "incident_on_failure",
         ),
         dg.DefaultSensorStatus.RUNNING,
@@ -155,7 +158,7 @@ def test_the_protocol_says_how_often_it_is_retrained_by_the_calendar(cadence: st
 
 def test_each_job_does_its_part_of_the_chain(definitions: dg.Definitions) -> None:
     jobs = {
-        "intake": {"dataset", "data_quality", "features"},
+        "intake": {"identified_feed", "dataset", "data_quality", "features"},
         "month": {*MONTHLY, "analytics"},
         "ripening": {"performance_report", "analytics"},
         "publication": {"analytics"},
@@ -188,4 +191,5 @@ def test_what_must_hold_of_rows_stops_a_run_and_unmet_limits_only_warn(definitio
         "one_patient_one_split": True,
         "every_limit_is_met": False,
         "no_sensitivity_has_fallen": False,
+        "champion_is_the_ledger_s": False,
     }

@@ -39,6 +39,11 @@ def stay(patient: str, label: list[int], alerted: list[bool]) -> pl.DataFrame:
     )
 
 
+def alike(stays: pl.DataFrame, copies: int) -> pl.DataFrame:
+    """So many patients instead of each one."""
+    return pl.concat(stays.with_columns(pl.col("patient_id") + f" {copy}") for copy in range(copies))
+
+
 def png(colour: int, side: int = 28) -> bytes:
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
@@ -101,18 +106,33 @@ def test_lead_time_runs_from_the_first_alarm_to_six_hours_after_the_first_label(
             stay("well", [0, 0, 0, 0], [True] * 4),
         ]
     )
-    exhibit = lead_time(scored, hourly_protocol, [])
+    exhibit = lead_time(alike(scored, 13), hourly_protocol, [])
     assert cells(exhibit) == [
-        ["alerted by onset", "2", "50.0 %"],
-        ["first alerted after onset", "1", "25.0 %"],
-        ["never alerted", "1", "25.0 %"],
+        ["alerted by onset", "26", "50.0 %"],
+        ["first alerted after onset", "13", "25.0 %"],
+        ["never alerted", "13", "25.0 %"],
     ]
     # 8 h for "early", 0 h for "at onset"; the bars run from the longest lead to the shortest.
     written = words(exhibit.svg)
     assert written[written.index("48+") :][:9] == [
         *("48+", "42–48", "36–42", "30–36", "24–30", "18–24", "12–18", "6–12", "0–6"),
     ]
-    assert written.count("1") == 2
+    assert written.count("13") == 2
+
+
+def test_few_patients_in_a_bar_widen_the_bars_or_take_the_figure_away(hourly_protocol: ModelProtocol) -> None:
+    early, at_onset = stay("early", [0, 0, 1, 1], [True, False, True, True]), stay("at", [1] * 7, [False] * 6 + [True])
+    never = alike(stay("never", [0, 1, 1, 1], [False] * 4), 20)
+    twenty_four = pl.concat([alike(early, 4), alike(at_onset, 20), never])
+    written = words(lead_time(twenty_four, hourly_protocol, []).svg)
+    assert "0–12" in written
+    assert "24" in written
+    assert "4" not in written
+    few = lead_time(pl.concat([alike(early, 4), never]), hourly_protocol, [])
+    assert few.svg is None
+    assert few.reading == "No bars are drawn: some would be of fewer than 11 patients."
+    assert cells(few)[0] == ["alerted by onset", "withheld", "tells of fewer than 11"]
+    assert cells(few)[2] == ["never alerted", "withheld", "tells of fewer than 11"]
 
 
 def test_the_hours_of_a_patient_may_come_in_any_order(hourly_protocol: ModelProtocol) -> None:
@@ -173,16 +193,19 @@ def test_a_site_that_no_model_was_trained_without_is_named(
 
 
 def test_of_one_site_alone_transport_cannot_be_told(hourly_protocol: ModelProtocol) -> None:
-    exhibit = transport(stay("early", [0, 0, 1, 1], [True] * 4), hourly_protocol, [])
+    exhibit = transport(alike(stay("early", [0, 0, 1, 1], [True] * 4), 3), hourly_protocol, [])
     assert exhibit.reading == "Cannot tell: the test rows have one site only."
-    assert cells(exhibit) == [["A", "4"]]
+    assert cells(exhibit) == [["A", "12"]]
 
 
 def test_of_two_sites_without_a_model_trained_on_one_transport_cannot_be_told(hourly_protocol: ModelProtocol) -> None:
-    scored = pl.concat([stay("a", [0, 1], [True] * 2), stay("b", [0, 1], [True] * 2).with_columns(site=pl.lit("B"))])
+    two_hours = alike(stay("a", [0, 1], [True] * 2), 6)
+    scored = pl.concat([two_hours, two_hours.with_columns(site=pl.lit("B"))])
     exhibit = transport(scored, hourly_protocol, [Finding("auroc", "site=A", 0.86, 0.84, 0.88, 900)])
     assert exhibit.reading.startswith("Cannot tell: no version was trained without one of these")
-    assert cells(exhibit) == [["A", "2"], ["B", "2"]]
+    assert cells(exhibit) == [["A", "12"], ["B", "12"]]
+    few = transport(scored.head(16), hourly_protocol, [])
+    assert cells(few) == [["A", "withheld"], ["B", "withheld"]]
 
 
 def test_transport_without_a_column_of_sites_names_the_field_to_fill(graded_protocol: ModelProtocol) -> None:
@@ -193,17 +216,33 @@ def test_transport_without_a_column_of_sites_names_the_field_to_fill(graded_prot
 def test_a_grade_table_counts_true_grades_by_predicted_ones(
     graded: pl.DataFrame, graded_protocol: ModelProtocol
 ) -> None:
-    exhibit = grade_table(graded, graded_protocol, [])
+    exhibit = grade_table(pl.concat([graded] * 11), graded_protocol, [])
     assert cells(exhibit) == [
-        ["true 0", "1", "0", "0", "0", "1", "2"],
+        ["true 0", "11", "0", "0", "0", "11", "22"],
         ["true 1", "0", "0", "0", "0", "0", "0"],
-        ["true 2", "1", "0", "1", "0", "0", "2"],
+        ["true 2", "11", "0", "11", "0", "0", "22"],
         ["true 3", "0", "0", "0", "0", "0", "0"],
         ["true 4", "0", "0", "0", "0", "0", "0"],
     ]
     first = exhibit.tables[0].rows[0]
     assert [cell.framed for cell in first] == [False, True, False, False, False, False, False]
     assert [cell.shade for cell in first] == [0.0, 0.5, 0.0, 0.0, 0.0, 0.5, 0.0]
+
+
+def test_a_grade_table_shows_neither_small_counts_nor_their_shade(
+    graded: pl.DataFrame, graded_protocol: ModelProtocol
+) -> None:
+    exhibit = grade_table(pl.concat([graded] * 11 + [graded.head(1)] * 8 + [graded[3:4]] * 8), graded_protocol, [])
+    assert cells(exhibit)[0] == ["true 0", "19", "0", "0", "0", "11", "30"]
+    few = grade_table(
+        pl.concat([graded] * 30 + [graded.head(1).with_columns(predicted_grade=pl.lit(3, pl.Int64))]),
+        graded_protocol,
+        [],
+    )
+    assert cells(few)[0] == ["true 0", "·", "0", "0", "·", "30", "61"]
+    assert cells(few)[2] == ["true 2", "·", "0", "·", "0", "0", "60"]  # else agreement would give the first row away
+    assert [cell.shade for cell in few.tables[0].rows[0]] == [0.0, 0.0, 0.0, 0.0, 0.0, 30 / 61, 0.0]
+    assert "fewer than 11" in few.reading
 
 
 def test_the_farthest_image_comes_first_and_then_one_whose_most_probable_grade_is_wrong(

@@ -102,30 +102,30 @@ def test_the_file_has_the_lakes_tables_rows_types_and_comments(lake: Lake, path:
 
 
 def test_only_the_tables_of_the_models_named_and_of_governance_are_published(lake: Lake, path: Path) -> None:
-    lake.write_table("governance.ledger", pl.DataFrame({"entry": ["a"]}), **RUN)
+    lake.write_table("governance.incident", pl.DataFrame({"entry": ["a"]}), **RUN)
     lake.write_table("private.names", pl.DataFrame({"name": ["b"]}), **RUN)
     publish_analytics(lake, path, ["toy", "not_yet_built"])
 
-    assert tables(path) == ["governance.ledger", "toy.stays"]
+    assert tables(path) == ["governance.incident", "toy.stays"]
 
 
 def test_columns_of_bytes_stay_in_the_lake(lake: Lake, path: Path) -> None:
     profile = pl.DataFrame({"column": ["age"], "sketch": [b"\x00"]})
-    lake.write_table("toy.profile", profile, comments={"column": "Column profiled"}, **RUN)
+    lake.write_table("toy.sketches", profile, comments={"column": "Column profiled"}, **RUN)
     publish_analytics(lake, path, ["toy"])
 
-    assert query(path, "DESCRIBE toy.profile")[0][:2] == ("column", "VARCHAR")
-    assert query(path, "FROM toy.profile") == [("age",)]
+    assert query(path, "DESCRIBE toy.sketches")[0][:2] == ("column", "VARCHAR")
+    assert query(path, "FROM toy.sketches") == [("age",)]
 
 
 def test_views_show_all_models_under_any_name_the_client_gives_the_file(lake: Lake, path: Path) -> None:
     reports = pl.DataFrame({"month": [JANUARY], "verdict": ["stable"]})
-    lake.write_month("toy.drift_report", JANUARY, reports, description="Drift", comments={"verdict": "Verdict"}, **RUN)
-    lake.write_month("other.drift_report", JANUARY, reports.with_columns(severity=0.5), **RUN)
+    lake.write_month("toy.predictions", JANUARY, reports, description="Drift", comments={"verdict": "Verdict"}, **RUN)
+    lake.write_month("other.predictions", JANUARY, reports.with_columns(severity=0.5), **RUN)
     lake.write_table("toy.release", pl.DataFrame({"model": ["toy"], "version": [1]}), **RUN)
     publish_analytics(lake, path, ["toy", "other"])
 
-    seen = "SELECT model, verdict, severity FROM {}monitoring.drift_report ORDER BY model"
+    seen = "SELECT model, verdict, severity FROM {}monitoring.predictions ORDER BY model"
     rows = [("other", "stable", 0.5), ("toy", "stable", None)]
     assert query(path, seen.format("")) == rows
     assert query(path, "FROM governance.release") == [("toy", 1)]
@@ -136,8 +136,8 @@ def test_views_show_all_models_under_any_name_the_client_gives_the_file(lake: La
     assert ("verdict", "Verdict") in query(path, said)
     assert ("model", "Model the row is of") in query(path, said)
     assert tables(path) == [
-        *("governance.release", "monitoring.drift_report"),
-        *("other.drift_report", "toy.drift_report", "toy.release", "toy.stays"),
+        *("governance.release", "monitoring.predictions"),
+        *("other.predictions", "toy.predictions", "toy.release", "toy.stays"),
     ]
 
 
@@ -205,7 +205,7 @@ def test_the_file_is_read_only_unencrypted_and_alone(lake: Lake, path: Path) -> 
 
 
 def test_a_killed_publisher_leaves_no_file_and_the_next_publishes_all(lake: Lake, path: Path) -> None:
-    lake.write_month("toy.drift_report", JANUARY, pl.DataFrame({"month": [JANUARY]}), **RUN)
+    lake.write_month("toy.predictions", JANUARY, pl.DataFrame({"month": [JANUARY]}), **RUN)
     command = [sys.executable, "-c", HALF_A_PUBLISHER, lake.catalogue, str(lake.data), str(path)]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     assert not path.exists()
@@ -285,3 +285,50 @@ def test_nothing_to_publish_is_an_error_and_leaves_the_file_of_before(lake: Lake
     assert path.stat().st_ino == before.st_ino
     assert sorted(entry.name for entry in path.parent.iterdir()) == FILES
     assert publish_analytics(lake, path, ["toy"]).rows == 2
+
+
+def write_evaluation(lake: Lake, n: int) -> None:
+    findings = pl.DataFrame(
+        {
+            "version": 1,
+            "metric": "auroc",
+            "subgroup": ["overall", "sex=F", "sex=M"],
+            "value": [0.8, 0.7, 0.9],
+            "low": 0.6,
+            "high": 1.0,
+            "n": [100, 100 - n, n],
+        }
+    )
+    lake.write_table("toy.evaluation", findings, comments={"n": "Rows"}, **RUN)
+
+
+def test_small_counts_stay_in_the_lake_and_null_is_told_from_suppressed(lake: Lake, path: Path) -> None:
+    write_evaluation(lake, 4)
+    lake.write_table("other.evaluation", lake.read("toy.evaluation"), **RUN)
+    publish_analytics(lake, path, ["toy", "other"])
+
+    shown = "SELECT subgroup, value, n, suppressed FROM {} ORDER BY subgroup"
+    rows = [("overall", 0.8, 100, False), ("sex=F", None, None, True), ("sex=M", None, None, True)]
+    assert query(path, shown.format("toy.evaluation")) == rows
+    assert query(path, shown.format("governance.evaluation") + ", model")[::2] == rows
+    assert sorted(lake.read("toy.evaluation")["n"]) == [4, 96, 100]
+    [(comment,)] = query(
+        path, "SELECT DISTINCT comment FROM duckdb_columns() WHERE column_name = 'suppressed' AND comment IS NOT NULL"
+    )
+    assert "1 to 10" in comment
+
+
+def test_an_aggregate_table_is_shown_anew_when_it_changes(lake: Lake, path: Path) -> None:
+    for n, seen in ((4, None), (40, 40), (40, 40)):
+        write_evaluation(lake, n)
+        publish_analytics(lake, path, ["toy"])
+        assert query(path, "SELECT n FROM toy.evaluation WHERE subgroup = 'sex=M'") == [(seen,)]
+        publish_analytics(lake, path, ["toy"])  # nothing new
+        assert query(path, "SELECT n FROM toy.evaluation WHERE subgroup = 'sex=M'") == [(seen,)]
+
+
+def test_an_aggregate_table_whose_counts_cannot_be_checked_is_not_published(lake: Lake, path: Path) -> None:
+    lake.write_table("toy.evaluation", pl.DataFrame({"version": [1], "value": [0.5]}), **RUN)
+    with pytest.raises(LakeError, match=r"toy\.evaluation lacks a column, without which its small counts"):
+        publish_analytics(lake, path, ["toy"])
+    assert not path.exists()

@@ -1,13 +1,20 @@
 import json
+import os
+import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from clinical_assets.archives.archive import Archive, ArchiveError
 from clinical_assets.archives.diabetes130 import DIABETES130, Diabetes130
+from clinical_assets.cli import app
 from clinical_assets.protocol import read_protocol
+from clinical_assets.resources.access_rights import AccessRightsError
 from clinical_assets.resources.home import Home, hash_file, write_atomically
 
 PROTOCOL = read_protocol("readmission")
@@ -19,17 +26,63 @@ def home(tmp_path: Path) -> Home:
     return Home(tmp_path / "home", tmp_path / "raw")
 
 
-def test_what_holds_keys_or_patients_is_its_owner_s_alone(home: Home) -> None:
-    home.prepare()
-    for private in (home.keys, home.lake_catalogue.parent, home.registry_artefacts.parent):
+def test_what_holds_keys_or_patients_is_its_owner_s_alone_from_the_start(home: Home) -> None:
+    before = os.umask(0)
+    try:
+        home.prepare()
+    finally:
+        os.umask(before)
+    for private in (*home.private_folders, home.lake_catalogue.parent, home.registry_artefacts.parent, home.dagster):
         assert private.stat().st_mode & 0o777 == 0o700, private
 
 
-def test_a_private_folder_that_was_opened_to_others_is_closed_again(home: Home) -> None:
+def test_a_folder_from_before_that_is_open_to_others_is_closed_and_it_is_said(
+    home: Home, caplog: pytest.LogCaptureFixture
+) -> None:
+    home.dagster.mkdir(parents=True)
+    home.dagster.chmod(0o755)
+    home.prepare()
+    assert home.dagster.stat().st_mode & 0o777 == 0o700
+    assert f"{home.dagster} was open to others than its owner (mode 0755)" in caplog.text
+
+
+@pytest.mark.parametrize("place", ["keys", "audit", "identified", "outbox", "lake/catalogue.sqlite"])
+def test_a_secret_that_is_open_to_others_stops_every_start_and_stays_as_it_is(home: Home, place: str) -> None:
+    home.prepare()
+    secret = home.root / place
+    if not secret.suffix:
+        secret.mkdir(exist_ok=True, mode=0o700)
+        secret = secret / "deep" / "secret"
+        secret.parent.mkdir(mode=0o700)
+    secret.write_text("secret")
+    secret.chmod(0o640)
+    with pytest.raises(AccessRightsError, match=rf"{secret} is open to .* \(mode 0640\).* chmod 600 {secret}"):
+        home.prepare()
+    assert secret.stat().st_mode & 0o777 == 0o640
+    secret.chmod(0o600)
+    home.prepare()
+
+
+def test_a_folder_of_keys_that_is_open_to_others_is_refused_and_not_repaired(home: Home) -> None:
     home.prepare()
     home.keys.chmod(0o755)
+    with pytest.raises(AccessRightsError, match="chmod 700"):
+        home.prepare()
+    assert home.keys.stat().st_mode & 0o777 == 0o755
+
+
+def test_every_verb_and_the_code_location_stop_at_an_open_key(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     home.prepare()
-    assert home.keys.stat().st_mode & 0o777 == 0o700
+    home.pseudonym_key.write_bytes(bytes(32))
+    home.pseudonym_key.chmod(0o644)
+    monkeypatch.setenv("CLINICAL_HOME", str(home.root))
+    verb = CliRunner().invoke(app, ["status"])
+    assert verb.exit_code == 1
+    assert re.fullmatch(r"clinical: \S+pseudonym.key is open to others .* chmod 600 \S+\n", verb.output)
+    load = [sys.executable, "-c", "from clinical_assets.definitions import defs; defs()"]
+    location = subprocess.run(load, capture_output=True, text=True, check=False)
+    assert location.returncode != 0
+    assert "AccessRightsError" in location.stderr
 
 
 def test_preparing_a_home_again_loses_nothing(home: Home) -> None:
@@ -37,6 +90,7 @@ def test_preparing_a_home_again_loses_nothing(home: Home) -> None:
     kept = [home.keys / "pseudonym.key", home.reports / "a.html", home.dagster / "history.db"]
     for path in kept:
         path.write_text("kept")
+        path.chmod(0o600)
     home.prepare()
     assert [path.read_text() for path in kept] == ["kept"] * 3
 

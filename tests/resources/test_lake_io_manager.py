@@ -48,7 +48,7 @@ def materialise(
         assets,
         selection=only,
         partition_key=month,
-        resources={"io_manager": LakeIOManager(lake=resource)},
+        resources={"io_manager": LakeIOManager(lake=resource, audit=str(lake.data.parent / "audit"))},
         raise_on_error=True,
     )
 

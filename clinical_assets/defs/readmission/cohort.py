@@ -11,7 +11,7 @@ from itertools import pairwise
 import dataframely as dy
 import polars as pl
 
-from clinical_assets.archives.archive import Archive, ArchiveError, MonthWindow
+from clinical_assets.archives.archive import AN_AGE, Archive, ArchiveError, MonthWindow
 from clinical_assets.archives.calendar import spread_over_months
 from clinical_assets.archives.diabetes130 import DRUGS, read_encounters
 
@@ -82,13 +82,17 @@ class Encounter(dy.Schema):
     discharged_at = dy.Datetime(
         time_unit="us",
         time_zone="UTC",
-        description="Discharge on the replay calendar, UTC; an inferred order, not a date",
+        description="Discharge on the replay calendar, UTC; an inferred order, not a date; of an "
+        "identified feed moved by the patient's own weeks",
     )
     month = dy.Date(description="First day of the month of discharge")
     readmitted_30d = dy.Int8(min=0, max=1, description="1 if readmitted as an inpatient within 30 days of discharge")
-    outcome_known_on = dy.Date(description="Day from which the outcome can be known: discharge + 30 days")
+    outcome_known_on = dy.Date(
+        description="Day from which the outcome can be known: discharge + 30 days; of an identified "
+        "feed the last day of its month"
+    )
 
-    age_band = dy.String(description="Age in decades, years, e.g. [70-80)")
+    age_band = dy.String(description="Age in decades, years, e.g. [70-80)", metadata=AN_AGE)
     sex = dy.String(description="Sex as recorded: female, male, unknown")
     ethnicity = dy.String(nullable=True, description="Race as the publisher records it; null if not recorded")
     admission_source = dy.String(

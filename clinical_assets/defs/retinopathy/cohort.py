@@ -38,13 +38,17 @@ class FundusImage(dy.Schema):
     captured_at = dy.Datetime(
         time_unit="us",
         time_zone="UTC",
-        description="Photograph on the replay calendar, UTC; the archive's order, not a date",
+        description="Photograph on the replay calendar, UTC; the archive's order, not a date; of an "
+        "identified feed moved by the patient's own weeks",
     )
     month = dy.Date(description="First day of the month of the photograph")
     grade = dy.Int8(
         min=0, max=4, description="Diabetic retinopathy: 0 none, 1 mild, 2 moderate, 3 severe, 4 proliferative"
     )
-    outcome_known_on = dy.Date(description="Day from which the grade can be known: photograph + 21 days")
+    outcome_known_on = dy.Date(
+        description="Day from which the grade can be known: photograph + 21 days; of an identified "
+        "feed the last day of its month"
+    )
 
     camera = dy.String(description="Camera; a name that starts with simulated- is of one that does not exist")
     camera_simulated = dy.Bool(description="Whether the camera is simulated")

@@ -11,7 +11,7 @@ from functools import lru_cache
 import dataframely as dy
 import polars as pl
 
-from clinical_assets.archives.archive import Archive, ArchiveError, MonthWindow
+from clinical_assets.archives.archive import AN_AGE, Archive, ArchiveError, MonthWindow
 from clinical_assets.archives.data_quality import FAULTS_SCHEMA
 from clinical_assets.archives.physionet2019 import admission_times, read_records
 
@@ -57,18 +57,26 @@ class IcuHour(dy.Schema):
     hour_id = dy.String(primary_key=True, description="Patient and hour in the ICU; a pseudonym once stored")
     patient_id = dy.String(description="Patient; a pseudonym once stored")
     observed_at = dy.Datetime(
-        time_unit="us", time_zone="UTC", description="The hour on the replay calendar, UTC; no real date"
+        time_unit="us",
+        time_zone="UTC",
+        description="The hour on the replay calendar, UTC; no real date; of an identified feed moved by "
+        "the patient's own weeks",
     )
     month = dy.Date(description="First day of the month of admission to the ICU: a stay is in one month as a whole")
     sepsis_6h = dy.Int8(min=0, max=1, description="1 from six hours before the onset of sepsis (Sepsis-3) on")
-    outcome_known_on = dy.Date(description="Day from which the outcome can be known: the hour + 2 days")
+    outcome_known_on = dy.Date(
+        description="Day from which the outcome can be known: the hour + 2 days; of an identified "
+        "feed the last day of its month"
+    )
 
-    age_band = dy.String(description="Age band, years, e.g. [65-75)")
+    age_band = dy.String(description="Age band, years, e.g. [65-75)", metadata=AN_AGE)
     sex = dy.String(description="Sex as recorded: female, male, unknown")
     site = dy.String(description="Hospital: A or B")
     icu_unit = dy.String(description="Intensive care unit: medical, surgical, not recorded")
 
-    age_years = dy.Float32(nullable=True, min=0, max=OLDEST_AGE_YEARS, description="Age, years; 89 is 89 and above")
+    age_years = dy.Float32(
+        nullable=True, min=0, max=OLDEST_AGE_YEARS, description="Age, years; 89 is 89 and above", metadata=AN_AGE
+    )
     icu_los_h = dy.Float32(min=1, description="Hours since admission to the ICU; the first hour is 1")
     hours_since_hospital_admission = dy.Float32(
         nullable=True, description="Hours since admission to the hospital; null if not recorded"

@@ -9,9 +9,11 @@ from datetime import timedelta
 import polars as pl
 
 from clinical_assets.evaluation.utility import OPTIMAL_H
+from clinical_assets.governance.small_cells import FEWER, hidden_parts, is_small, shown_count
 from clinical_assets.protocol import Finding, ModelProtocol
 from clinical_assets.reporting.exhibits.exhibit import Cell, Exhibit, Table, require_columns
 from clinical_assets.reporting.figures import lead_time_figure, to_svg
+from clinical_assets.reporting.withheld import SMALL_COUNT, WITHHELD
 
 BIN_H = 6
 LAST_BIN_H = 48
@@ -32,26 +34,40 @@ def lead_time(scored: pl.DataFrame, protocol: ModelProtocol, findings: Sequence[
         "first alerted after onset": int((lead < 0).sum()),
         "never alerted": lead.null_count(),
     }
+    hidden = hidden_parts(list(counts.values()), len(lead))
     rows = tuple(
-        (Cell(name), Cell(f"{patients:,}"), Cell(f"{100 * patients / len(lead):.1f} %" if len(lead) else "–"))
-        for name, patients in counts.items()
+        (Cell(name), Cell(WITHHELD), Cell(SMALL_COUNT))
+        if is_hidden or is_small(len(lead))
+        else (Cell(name), Cell(f"{patients:,}"), Cell(f"{100 * patients / len(lead):.1f} %" if len(lead) else "–"))
+        for (name, patients), is_hidden in zip(counts.items(), hidden, strict=True)
     )
-    heading = (Cell(f"Of {len(lead):,} patients with the outcome"), Cell("Patients"), Cell("Share"))
-    first_h = (by_onset // BIN_H * BIN_H).clip(upper_bound=LAST_BIN_H).alias("first_h")
-    bins = pl.DataFrame({"first_h": range(0, LAST_BIN_H + 1, BIN_H)}).join(
-        first_h.cast(pl.Int64).value_counts(name="patients"), on="first_h", how="left", maintain_order="left"
-    )
+    heading = (Cell(f"Of {shown_count(len(lead))} patients with the outcome"), Cell("Patients"), Cell("Share"))
+    bars = None if hidden[0] else shown_bars(by_onset)
     return Exhibit(
         title="Lead time of the alerts",
         reading=(
             "Each bar counts the patients whose first alert came so many hours before onset, which is six hours after "
             "their first labelled hour. A first alert days ahead may have been for another reason than the outcome."
-        ),
-        svg=to_svg(lead_time_figure(bins.with_columns(pl.col("patients").fill_null(0)), BIN_H))
-        if len(by_onset)
-        else None,
+        )
+        if bars
+        else f"No bars are drawn: some would be of {FEWER} patients.",
+        svg=to_svg(lead_time_figure(*bars)) if bars else None,
         tables=(Table("At the alert threshold.", heading, rows),),
     )
+
+
+def shown_bars(lead_time_h: pl.Series) -> tuple[pl.DataFrame, int] | None:
+    """The bars of the figure and their width in hours, the narrowest at which none tells a small count, if any does."""
+    for width_h in range(BIN_H, LAST_BIN_H, BIN_H):
+        last_h = LAST_BIN_H // width_h * width_h
+        first_h = (lead_time_h // width_h * width_h).clip(upper_bound=last_h).alias("first_h")
+        bars = pl.DataFrame({"first_h": range(0, last_h + 1, width_h)}).join(
+            first_h.cast(pl.Int64).value_counts(name="patients"), on="first_h", how="left", maintain_order="left"
+        )
+        bars = bars.with_columns(pl.col("patients").fill_null(0))
+        if len(lead_time_h) and not any(map(is_small, bars["patients"])):
+            return bars, width_h
+    return None
 
 
 def measure_lead_time_h(scored: pl.DataFrame, protocol: ModelProtocol) -> pl.Series:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from clinical_assets.governance.small_cells import FEWER
 from clinical_assets.protocol import Finding, ModelProtocol
 from clinical_assets.reporting.exhibits.exhibit import (
     PICTURE_ADDRESS,
@@ -22,10 +23,12 @@ from clinical_assets.reporting.exhibits.exhibit import (
     require_columns,
 )
 from clinical_assets.reporting.metric_words import plural_unit
+from clinical_assets.reporting.shown_counts import hidden_cells
 
 PROBABILITY = "probability_"
 MOST_OF_A_KIND = 6
 SIDE_PX = 112
+HIDDEN = "·"
 
 
 def grade_table(scored: pl.DataFrame, protocol: ModelProtocol, findings: Sequence[Finding]) -> Exhibit:
@@ -38,20 +41,25 @@ def grade_table(scored: pl.DataFrame, protocol: ModelProtocol, findings: Sequenc
     grades = len(_probability_columns(scored))
     counts = np.zeros((grades, grades), dtype=np.int64)
     np.add.at(counts, (scored[true].to_numpy(), scored["predicted_grade"].to_numpy()), 1)
+    hidden, hidden_totals = hidden_cells(counts.tolist())
     rows = []
     for grade, row in enumerate(counts):
         share = row / max(row.sum(), 1)
         cells = (
-            Cell(f"{n:,}", f"{100 * part:.0f} %" if n else "", float(part), framed=predicted == grade)
+            Cell(HIDDEN, framed=predicted == grade)
+            if hidden[grade][predicted]
+            else Cell(f"{n:,}", f"{100 * part:.0f} %" if n else "", float(part), framed=predicted == grade)
             for predicted, (n, part) in enumerate(zip(row, share, strict=True))
         )
-        rows.append((Cell(f"true {grade}"), *cells, Cell(f"{row.sum():,}")))
+        rows.append((Cell(f"true {grade}"), *cells, Cell(HIDDEN if hidden_totals[grade] else f"{row.sum():,}")))
+    any_hidden = any(map(any, hidden))
     heading = (Cell(""), *(Cell(f"as {grade}") for grade in range(grades)), Cell("all"))
     return Exhibit(
         title="Which grades are confused",
         reading=(
             f"Each row is a true grade, its {plural_unit(protocol)} spread over the grades predicted; the darker, the "
             "larger the share of the row. Framed is agreement: dark away from the frame is confusion."
+            + (f" {HIDDEN} stands for {FEWER}, and for what would give such a number away." if any_hidden else "")
         ),
         tables=(Table("", heading, tuple(rows)),),
     )

@@ -8,9 +8,12 @@ from collections.abc import Sequence
 import polars as pl
 
 from clinical_assets.evaluation.findings import MISSING
+from clinical_assets.governance.small_cells import hidden_parts
 from clinical_assets.protocol import Finding, ModelProtocol
 from clinical_assets.reporting.exhibits.exhibit import Cell, Exhibit, ExhibitError, Table, require_columns
 from clinical_assets.reporting.metric_words import TRANSPORTED, describe_metric, in_words, plural_unit
+from clinical_assets.reporting.shown_findings import suppress_findings
+from clinical_assets.reporting.withheld import WITHHELD, shown_n
 
 TITLE = "Transport to a site not trained on"
 
@@ -24,6 +27,7 @@ def transport(scored: pl.DataFrame, protocol: ModelProtocol, findings: Sequence[
     if across is None:
         raise ExhibitError("transport: the protocol has no transported_across; name the column of the site there")
     require_columns(scored, [across], "transport")
+    findings = suppress_findings(findings)
     levels = scored.group_by(pl.col(across).cast(pl.String).fill_null(MISSING)).len().sort(across)
     transported = [finding for finding in findings if finding.metric.startswith(TRANSPORTED)]
     caption = f"Test rows by {across.replace('_', ' ')}."
@@ -34,7 +38,11 @@ def transport(scored: pl.DataFrame, protocol: ModelProtocol, findings: Sequence[
             if few
             else "no version was trained without one of these and measured there"
         )
-        rows = tuple((Cell(level), Cell(f"{n:,}")) for level, n in levels.iter_rows())
+        hidden = hidden_parts(levels["len"].to_list(), scored.height)
+        rows = tuple(
+            (Cell(level), Cell(WITHHELD if is_hidden else f"{n:,}"))
+            for (level, n), is_hidden in zip(levels.iter_rows(), hidden, strict=True)
+        )
         heading = (Cell(across.replace("_", " ").capitalize()), Cell(plural_unit(protocol).capitalize()))
         return Exhibit(TITLE, f"Cannot tell: {why}.", tables=(Table(caption, heading, rows),))
     here = {(finding.subgroup, finding.metric): finding for finding in findings}
@@ -63,12 +71,12 @@ def _table(
         (here.get((finding.subgroup, finding.metric.removeprefix(TRANSPORTED))), finding) for finding in transported
     ]
     for title, column in zip(("Trained with it", "Trained without it"), zip(*pairs, strict=True), strict=True):
-        sizes = dict.fromkeys(f"{found.n:,}" for found in column if found is not None)
+        sizes = dict.fromkeys(shown_n(found) for found in column if found is not None)
         heading.append(Cell(title, f"n {' or '.join(sizes)}" if sizes else "not measured"))
     for pair in pairs:
         words = describe_metric(pair[1].metric, protocol)
         cells = (
-            Cell("–") if found is None else Cell(words.write(found.value), words.write_interval(found) or "no interval")
+            Cell("–") if found is None else Cell(words.write_value(found), words.write_interval(found) or "no interval")
             for found in pair
         )
         rows.append((Cell(words.name), *cells))

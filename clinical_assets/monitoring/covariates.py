@@ -1,7 +1,7 @@
-"""How often each reference row would occur in a batch of other patients: weights that make one look like the other.
+"""Covariates as a matrix, and the logistic regression on it.
 
-Belongs here: covariates as a matrix, the domain classifier, and the weights it gives. Does not belong here: what is
-measured with the weights, and whether the batch has drifted.
+Belongs here: how columns of numbers and levels become columns of numbers, and the fit. Does not belong here: what is
+estimated with them, and whether a batch has drifted.
 """
 
 from collections.abc import Sequence
@@ -9,17 +9,11 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from clinical_assets.evaluation.calibration import from_logit
 from clinical_assets.evaluation.findings import MISSING
-from clinical_assets.evaluation.sample import FloatArray, IntArray
-
-FOLDS = 2
-PENALTY = 10.0
-MOST_ROWS = 20_000
-LARGEST_WEIGHT = 20.0
+from clinical_assets.evaluation.sample import FloatArray
 
 MOST_LEVELS = 25
 LEAST_LEVEL_ROWS = 20
@@ -94,56 +88,6 @@ def _number(column: pl.Series) -> pl.Series:
     return column.cast(pl.Float64).fill_nan(None)
 
 
-def weigh_reference(
-    reference: FloatArray, batch: FloatArray, reference_patient: IntArray, batch_patient: IntArray, seed: int
-) -> FloatArray | None:
-    """How often each reference row would occur in the batch, with mean 1; None where the two cannot be told apart.
-
-    The odds that a logistic domain classifier gives a row for being of the batch are the ratio of the densities
-    (Bickel, Brueckner and Scheffer 2009, JMLR 10). The classifier of a row did not see the row's patient, a patient
-    counts once whatever the number of rows, and it is used only where it tells batch from reference better than a coin
-    on the patients it did not see: else weights would add noise and nothing else.
-
-    `reference` and `batch` are rows x columns, patients numbers from 0; at most 20,000 rows of each are learnt from.
-    """
-    random = np.random.default_rng(seed)
-    sides = (reference, batch)
-    patients = (reference_patient, batch_patient)
-    counts = [int(numbers.max()) + 1 for numbers in patients]
-    folds = [random.integers(FOLDS, size=n)[numbers] for n, numbers in zip(counts, patients, strict=True)]
-    mass_of_side = counts[0] * counts[1] / (counts[0] + counts[1])
-    width = reference.shape[1] + 1
-    penalty = np.r_[0.0, np.full(width - 1, PENALTY)]
-    odds = [np.empty(len(side)) for side in sides]
-    for left_out in range(FOLDS):
-        used = [_draw_rows(fold != left_out, random) for fold in folds]
-        masses = [
-            np.full(len(rows), mass_of_side * np.mean(fold != left_out) / len(rows))
-            for rows, fold in zip(used, folds, strict=True)
-        ]
-        matrix = with_intercept(np.vstack([side[rows] for side, rows in zip(sides, used, strict=True)]))
-        label = np.r_[np.zeros(len(used[0])), np.ones(len(used[1]))]
-        learnt = fit_logistic(matrix, label, np.concatenate(masses), penalty, np.zeros(width))
-        for side, fold, log_odds in zip(sides, folds, odds, strict=True):
-            log_odds[fold == left_out] = with_intercept(side[fold == left_out]) @ learnt
-    gain = np.log(2) - (np.logaddexp(0, odds[0]).mean() + np.logaddexp(0, -odds[1]).mean()) / 2
-    if gain <= 0:
-        return None
-    weight = np.exp(np.clip(odds[0], -LARGEST_LOG_ODDS, LARGEST_LOG_ODDS))
-    weight = np.minimum(weight / weight.mean(), LARGEST_WEIGHT)
-    return weight / weight.mean()
-
-
-def _draw_rows(rows: npt.NDArray[np.bool_], random: np.random.Generator) -> IntArray:
-    chosen = np.flatnonzero(rows)
-    return chosen if len(chosen) <= MOST_ROWS else random.choice(chosen, MOST_ROWS, replace=False)
-
-
-def with_intercept(matrix: FloatArray) -> FloatArray:
-    """A matrix with a first column of 1."""
-    return np.column_stack([np.ones(len(matrix)), matrix])
-
-
 def fit_logistic(
     matrix: FloatArray, label: FloatArray, weight: FloatArray, penalty: FloatArray, centre: FloatArray
 ) -> FloatArray:
@@ -162,14 +106,3 @@ def fit_logistic(
         if longest < CONVERGED:
             break
     return coefficients
-
-
-def sum_by_patient(value: FloatArray, patient: IntArray) -> FloatArray:
-    """The sum of a value over each patient's rows; patients are numbers from 0."""
-    return np.bincount(patient, value).astype(np.float64)
-
-
-def effective_number(weight: FloatArray) -> float:
-    """How many equally weighted units these weights are worth (Kish 1965); 0 where all are 0."""
-    square = float(weight @ weight)
-    return float(weight.sum()) ** 2 / square if square else 0.0

@@ -1,0 +1,108 @@
+"""The verbs of people who must prove something: evidence, reproduce.
+
+Belongs here: what they print. Does not belong here: what the evidence is, and how a version is made again.
+"""
+
+import tempfile
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from clinical_assets.cli.terminal import JsonFlag, console, one_line_on_refusal, open_home, print_json
+from clinical_assets.governance.audit_trail import AuditTrail, person_at_terminal
+from clinical_assets.reporting.evidence.model_card import check_model_card
+from clinical_assets.reporting.evidence.pack import MODEL_CARD, read_evidence
+
+if TYPE_CHECKING:
+    from clinical_assets.lifecycle.reproduction import Comparison, Reproduction
+
+app = typer.Typer()
+
+
+@app.command()
+@one_line_on_refusal
+def evidence(
+    model: str,
+    version: Annotated[int | None, typer.Argument(help="The version; the champion by default.")] = None,
+    xsd: Annotated[Path | None, typer.Option(help="CHAI's schema.xsd, to check the model card against.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show a version's evidence pack, once every document has proved unchanged."""
+    home, _, registry = open_home()
+    chosen = registry.champion(model) if version is None else registry.version(model, version)
+    folder = home.evidence(model, chosen.version)
+    index = read_evidence(folder)
+    if xsd is not None:
+        check_model_card(folder / MODEL_CARD, xsd)
+    if as_json:
+        print_json({"folder": str(folder), "valid_against": str(xsd) if xsd else None, **index})
+        return
+    table = Table(title=f"Evidence of {model} version {chosen.version} ({chosen.data_origin})")
+    for heading in ("document", "filled", "sha256"):
+        table.add_column(heading, overflow="fold")
+    for name, digest in index["files"].items():
+        filled = index["completeness"].get(Path(name).stem)
+        table.add_row(name, f"{filled['filled']} of {filled['asked']}" if filled else "", digest)
+    console.print(table)
+    console.print(f"Every document is as it was written. They lie in {folder}")
+    if xsd is not None:
+        console.print(f"{MODEL_CARD} follows {xsd}")
+
+
+@app.command()
+@one_line_on_refusal
+def reproduce(
+    model: str,
+    version: int,
+    out: Annotated[
+        Path | None, typer.Option(help="A new folder for the rebuilt files; without it they are not kept.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make a version again from its pinned snapshot, protocol and seed, and compare it with the registered one."""
+    from clinical_assets.lifecycle.reproduction import reproduce as make_again
+
+    home, lake, registry = open_home()
+    registered = registry.version(model, version)
+    with tempfile.TemporaryDirectory() as fresh:
+        result = make_again(home, lake, registry, registered, out or Path(fresh) / "rebuilt")
+    AuditTrail(home.audit).record(
+        "reproduce",
+        actor=person_at_terminal(),
+        target=f"{model} version {version}",
+        outcome="success" if result.is_equal else "failure",
+        snapshot=result.lake_snapshot,
+        details={"compared": len(result.compared), "artefact_sha256": registered.artefact_sha256},
+    )
+    print_json(asdict(result) | {"is_equal": result.is_equal}) if as_json else show_reproduction(result)
+    if not result.is_equal:
+        raise typer.Exit(1)
+
+
+def show_reproduction(result: "Reproduction") -> None:
+    """Files and thresholds in full, figures counted, and every figure that is not equal with both values."""
+    figures = [item for item in result.compared if item.of_figure]
+    unequal = [item for item in figures if not item.is_equal]
+    table = Table(title=f"{result.model} version {result.version}, made again ({result.data_origin})")
+    for heading in ("", "registered", "made again", "is it the same?"):
+        table.add_column(heading, overflow="fold")
+    for item in (*(item for item in result.compared if not item.of_figure), *unequal):
+        table.add_row(*_cells(item))
+    counted = ", ".join(f"{n} {word}" for word, n in Counter(item.sameness.value for item in figures).items())
+    table.add_row("figures of the evaluation", f"{len(figures)}", "", counted)
+    console.print(table)
+    changes = [f"{item.what} {item.registered}, now {item.rebuilt}" for item in result.environment]
+    console.print(f"environment: {'; '.join(changes) or 'the same Python, machine and packages as when it was made'}")
+    for note in result.notes:
+        console.print(f"note: {note}")
+    verdict = "made again, and equal" if result.is_equal else "NOT EQUAL"
+    console.print(f"{result.model} version {result.version}: {verdict}, from lake snapshot {result.lake_snapshot}")
+
+
+def _cells(item: "Comparison") -> tuple[str, str, str, str]:
+    colour = "green" if item.is_equal else "red"
+    return item.what, item.registered, item.rebuilt, f"[{colour}]{item.sameness.value}[/]"
