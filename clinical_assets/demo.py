@@ -36,10 +36,11 @@ from clinical_assets.archives.download import download_bar, fetch
 from clinical_assets.demo_drill import hold_drill
 from clinical_assets.demo_summary import found_table, months_table
 from clinical_assets.governance.outbound import allow_hosts
+from clinical_assets.governance.reidentification import PRIVACY_OFFICER
 from clinical_assets.lifecycle.automation import IN_FLIGHT
 from clinical_assets.lifecycle.champion_move import Platform
 from clinical_assets.protocol import ModelProtocol, load_object, read_protocol
-from clinical_assets.replay import FAILED, POLL_SECONDS, DemoError
+from clinical_assets.replay import FAILED, POLL_SECONDS, DemoError, demonstration_signer
 from clinical_assets.resources.home import PROJECT, Home, write_atomically
 from clinical_assets.resources.lake import Lake
 from clinical_assets.resources.registry import Registry
@@ -91,6 +92,7 @@ def run_demo(home: Home, data: DataChoice, console: Console, models: Sequence[st
     home.prepare()
     registry = Registry(home.registry_uri, home.registry_artefacts)
     registry.prepare()
+    demonstration_signer(home, PRIVACY_OFFICER)  # without one, nobody could ever say who is behind a pseudonym
     lake = Lake(str(home.lake_catalogue), home.lake_data)
     os.environ["DAGSTER_HOME"] = str(home.dagster)
     with dg.DagsterInstance.get() as instance, daemon(home, instance) as watching:

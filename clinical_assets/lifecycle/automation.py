@@ -286,7 +286,7 @@ def waiting_candidate(instance: dg.DagsterInstance, model: str) -> WaitingCandid
         return dg.SkipReason(f"version {candidate} is the champion")
     if candidate <= newest_released(instance, model):
         return dg.SkipReason(
-            f"version {candidate} was rolled back; have it signed anew and materialise {model}/release, or train another"
+            f"version {candidate} was rolled back; have it signed anew and materialise {model}/release, or train anew"
         )
     return WaitingCandidate(
         version=candidate,

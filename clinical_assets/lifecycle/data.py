@@ -9,6 +9,7 @@ import polars as pl
 from clinical_assets.archives.archive import MonthWindow, contract_of, describe_columns
 from clinical_assets.archives.calendar import FIRST_MONTH, LAST_MONTH
 from clinical_assets.archives.data_quality import count_affected, tabulate_quality, worst_faults
+from clinical_assets.governance.canaries import canaries
 from clinical_assets.governance.pseudonyms import load_or_create_key, pseudonymise
 from clinical_assets.governance.safe_harbor import DEMOGRAPHICS
 from clinical_assets.lifecycle.catalogue import described, markdown_table
@@ -68,7 +69,8 @@ def identified_feed(
     if not has_identified_feed(archive):
         record_kept(home.open().audit, context.asset_key, context.run, details={"data_origin": archive.data_origin})
         return dg.MaterializeResult(metadata={"data_origin": archive.data_origin, "identifiers": NO_IDENTIFIERS})
-    rows = identified_rows(protocol, archive, month)
+    planted = canaries(load_or_create_key(home.open().pseudonym_key))
+    rows = identified_rows(protocol, archive, month, planted)
     path = zone_of(home.open()).write(protocol.model, month, rows)
     record_kept(home.open().audit, context.asset_key, context.run, details={"data_origin": archive.data_origin})
     return dg.MaterializeResult(

@@ -4,7 +4,7 @@ Belongs here: which archive has an identified feed, and what the protocol and th
 not belong here: the assets (data.py), the rules (governance/safe_harbor.py), how identified rows are stored.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -14,6 +14,7 @@ import polars as pl
 from clinical_assets.archives.archive import Archive, MonthWindow, contract_of
 from clinical_assets.archives.identified_feed import SimulatedIdentity, identify
 from clinical_assets.governance.audit_trail import AuditTrail, run_actor
+from clinical_assets.governance.canaries import Canary
 from clinical_assets.governance.direct_identifiers import IdentifierClass
 from clinical_assets.governance.identified_zone import IdentifiedZone
 from clinical_assets.governance.pseudonyms import load_or_create_key, pseudonymise, read_secret
@@ -25,6 +26,26 @@ from clinical_assets.protocol import ModelProtocol, load_object
 from clinical_assets.resources.home import Home
 
 MRN = "mrn"
+CARRIED_BY = {
+    "family_name": IdentifierClass.NAMES,
+    "street_address": IdentifierClass.GEOGRAPHIC,
+    "telephone": IdentifierClass.TELEPHONE,
+    "fax": IdentifierClass.FAX,
+    "email": IdentifierClass.EMAIL,
+    "ssn": IdentifierClass.SSN,
+    "health_plan_number": IdentifierClass.HEALTH_PLAN,
+    "account_number": IdentifierClass.ACCOUNT,
+    "licence_number": IdentifierClass.LICENCE,
+    "vehicle_plate": IdentifierClass.VEHICLE,
+    "device_serial": IdentifierClass.DEVICE,
+    "web_address": IdentifierClass.URL,
+    "ip_address": IdentifierClass.IP_ADDRESS,
+    "fingerprint": IdentifierClass.BIOMETRIC,
+    "face_photograph": IdentifierClass.PHOTOGRAPH,
+    "study_number": IdentifierClass.OTHER_UNIQUE,
+}
+"""Which column of the feed carries the canary of which kind."""
+
 SIMULATED = "simulated"
 NO_IDENTIFIERS = "none: the archive comes without direct identifiers, so there is no identified feed"
 
@@ -53,17 +74,37 @@ def archived_month(protocol: ModelProtocol, archive: Archive, month: date) -> pl
     return rows.with_columns(data_origin=pl.lit(archive.data_origin))
 
 
-def identified_rows(protocol: ModelProtocol, archive: Archive, month: date) -> pl.DataFrame:
-    """The month as a hospital's feed would deliver it: the archive's rows, and who each patient is (simulated)."""
+def identified_rows(protocol: ModelProtocol, archive: Archive, month: date, planted: Sequence[Canary]) -> pl.DataFrame:
+    """The month as a hospital's feed would deliver it: the archive's rows, and who each patient is (simulated).
+
+    One patient of the month carries the canaries, so that a leak of the feed, of any column, is found for certain.
+    """
     ages = [item.column for item in declared_columns(protocol) if item.rule is Rule.POOL_AGE]
     rows = archived_month(protocol, archive, month)
     numbers_first = sorted(ages, key=lambda column: rows.schema[column] == pl.String)
-    return identify(
+    feed = identify(
         rows,
         patient=protocol.patient,
         index_time=protocol.index_time,
         age=next(iter(numbers_first), None),
         seed=archive.sha256,
+    )
+    return plant(feed, protocol.patient, planted)
+
+
+def plant(feed: pl.DataFrame, patient: str, planted: Sequence[Canary]) -> pl.DataFrame:
+    """The feed in which the first patient, by number, has the canaries in place of identifiers, and all in the note.
+
+    The record number stays the patient's own, so that who is behind a pseudonym is the same in every month; its canary
+    stands in the note alone. So do those of kinds that the feed has as a date.
+    """
+    carrier = pl.col(patient) == pl.col(patient).min()
+    values = {canary.identifier_class: canary.value for canary in planted}
+    placed = {column: values[identifier] for column, identifier in CARRIED_BY.items()}
+    note = "SIMULATED NOTE. Canaries: " + "; ".join(values.values())
+    return feed.with_columns(
+        pl.when(carrier).then(pl.lit(value)).otherwise(pl.col(column)).alias(column)
+        for column, value in {**placed, "clinical_note": note}.items()
     )
 
 
