@@ -204,8 +204,8 @@ class Replay:
     def _sign_and_wait(self) -> None:
         """Both demonstration signers decide on the newest candidate, once; if they approve, the daemon releases it."""
         waiting = waiting_candidate(self.instance, self.protocol.model)
-        if isinstance(waiting, WaitingCandidate) and waiting.silent_months_left and waiting.may_pass:
-            return
+        if isinstance(waiting, dg.SkipReason) or (waiting.silent_months_left and waiting.may_pass):
+            return  # nothing waits: it is live, or was rolled back and waits for people; or it runs in silence
         candidate = self.registry.challenger(self.protocol.model)
         if not read_signatures(self.home.sign_offs, candidate.model, candidate.version):
             sign_as_demonstration(self.home, self.lake, self.protocol, candidate)

@@ -3,9 +3,9 @@
 Belongs here: how a run's tags tell. Does not belong here: what follows from it.
 """
 
-import getpass
 from collections.abc import Mapping
 
+from clinical_assets.governance.audit_trail import person_at_terminal
 from clinical_assets.protocol import AUTOMATION
 
 PERSON, TRIGGER = "clinical/person", "clinical/trigger"
@@ -23,4 +23,4 @@ def who_launched(tags: Mapping[str, str]) -> str:
         return person
     if any(tag in tags for tag in _BY_ITSELF) or tags.get(TRIGGER) == DEMONSTRATION:
         return AUTOMATION
-    return f"user:{getpass.getuser()}"
+    return person_at_terminal()

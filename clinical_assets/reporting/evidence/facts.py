@@ -6,15 +6,18 @@ Belongs here: the facts of a version and their plain wording. Does not belong he
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import polars as pl
 
-from clinical_assets.governance.small_cells import hidden_shares, hidden_subgroups, is_small, shown_count
+from clinical_assets.governance.small_cells import is_small, shown_count
 from clinical_assets.learning.recipe import Environment
 from clinical_assets.learning.splits import BUCKETS, FIRST_CALIBRATE_BUCKET, FIRST_TEST_BUCKET
 from clinical_assets.protocol import Finding, JudgedLimit, Judgement, ModelProtocol, ModelVersion, Repair, load_object
 from clinical_assets.reporting.metric_words import MINUS, NET_BENEFIT, SILENT, TRANSPORTED, describe_metric, plural_unit
+from clinical_assets.reporting.shown_findings import suppress_findings
+from clinical_assets.reporting.withheld import WithheldFinding
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +53,8 @@ class VersionFacts:
         return [x for x in self.findings if x.metric.startswith(prefix) and x.metric != f"{prefix}months"]
 
     def hides(self, finding: Finding) -> bool:
-        """Whether a figure rests on so few rows or events that it may not be shown, or gives such a few away."""
-        rows = {x.subgroup: x.n for x in self.findings if x.metric == finding.metric}
-        rates = [x for x in self.findings if x.metric == "prevalence" and x.value is not None]
-        events = {x.subgroup: round(x.n * (x.value or 0.0)) for x in rates}
-        hidden = hidden_subgroups(rows) | hidden_shares({x.subgroup: x.n for x in rates}, events)
-        return finding.subgroup in hidden
+        """Whether a figure would tell a small count, by itself or beside the others: what the report withholds too."""
+        return (finding.metric, finding.subgroup) in _withheld(tuple(self.findings))
 
     def figure(self, finding: Finding) -> str:
         """A finding in a phrase: its name, subgroup, value, 95 % interval and n; not the value of a small group."""
@@ -197,3 +196,10 @@ def sign_off_in_words(protocol: ModelProtocol) -> str:
     roles = ", ".join(role.replace("_", " ") for role in protocol.sign_off.roles)
     days = protocol.sign_off.valid_days
     return f"signed by {roles}, each another person and none who trained it; a signature holds {days} days"
+
+
+@lru_cache(maxsize=8)
+def _withheld(findings: tuple[Finding, ...]) -> frozenset[tuple[str, str]]:
+    """Metric and subgroup of the figures that the report withholds too."""
+    shown = suppress_findings(findings)
+    return frozenset((x.metric, x.subgroup) for x in shown if isinstance(x, WithheldFinding))
