@@ -23,6 +23,7 @@ from clinical_assets.cli.terminal import (
     print_json,
     recorded_when_refused,
     refuse,
+    refuse_identifiers,
 )
 from clinical_assets.governance.diagnosis import Diagnosis
 from clinical_assets.governance.incidents import Event, Incident, State, event_of_person
@@ -268,6 +269,7 @@ def _change(
     acting = role or person.roles[0]
     if acting not in person.roles:
         refuse(f"{signer} does not hold the role {acting}")
+    refuse_identifiers(home, text=text, root_cause=root_cause, action=action)
     # Asked here as well, so that nobody is asked for a passphrase in vain.
     history = history_of(lake, home, incident_id)
     event_of_person(history, event, signer, acting, text, datetime.now(UTC), root_cause, action)

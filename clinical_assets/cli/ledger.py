@@ -10,7 +10,15 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from clinical_assets.cli.terminal import JsonFlag, console, one_line_on_refusal, open_home, print_json, refuse
+from clinical_assets.cli.terminal import (
+    JsonFlag,
+    console,
+    one_line_on_refusal,
+    open_home,
+    print_json,
+    refuse,
+    refuse_identifiers,
+)
 from clinical_assets.governance.audit_trail import person_at_terminal
 from clinical_assets.governance.ledger import LedgerEntry, live_at
 from clinical_assets.protocol import read_protocol
@@ -72,6 +80,7 @@ def rollback(
 
     home, lake, registry = open_home()
     protocol = read_protocol(model)
+    refuse_identifiers(home, reason=reason)
     with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
         at = Platform(home, lake, registry, instance)
         done = roll_back(at, protocol, to, reason, person_at_terminal(), without_smoke_set=without_smoke_set)

@@ -20,6 +20,7 @@ from clinical_assets.cli.terminal import (
     print_json,
     recorded_when_refused,
     refuse,
+    refuse_identifiers,
 )
 from clinical_assets.governance.audit_trail import AuditTrail, person_at_terminal
 from clinical_assets.governance.signatures import (
@@ -74,6 +75,7 @@ def sign(
         refuse(f"{model} is signed by {', '.join(protocol.sign_off.roles)}; {role} is none of them")
     if not reason.strip():
         refuse("a decision needs its reason")
+    refuse_identifiers(home, reason=reason)
     person = find_signer(home, signer)
     if role not in person.roles:
         refuse(f"{signer} does not hold the role {role}")

@@ -11,19 +11,24 @@ from datetime import date, datetime
 from functools import wraps
 from typing import Annotated, Any, NoReturn, ParamSpec
 
+import polars as pl
 import typer
 from rich.console import Console
 
 from clinical_assets.archives.archive import ArchiveError
 from clinical_assets.evaluation import EvaluationError
 from clinical_assets.governance.audit_trail import AuditError, AuditTrail, person_at_terminal
+from clinical_assets.governance.canaries import canaries
 from clinical_assets.governance.identified_zone import IdentifiedZoneError
 from clinical_assets.governance.incidents import IncidentError
+from clinical_assets.governance.known_identifiers import KnownIdentifiers
+from clinical_assets.governance.leak_scan import LeakScanner
 from clinical_assets.governance.ledger import LedgerError
 from clinical_assets.governance.notices import NoticeError
 from clinical_assets.governance.outbound import OutboundError
 from clinical_assets.governance.platform_key import PlatformKeyError
-from clinical_assets.governance.pseudonyms import PseudonymError
+from clinical_assets.governance.pseudonyms import PseudonymError, load_or_create_key
+from clinical_assets.governance.readable_content import content_of_texts
 from clinical_assets.governance.reidentification import ReidentificationError
 from clinical_assets.governance.safe_harbor import SafeHarborError
 from clinical_assets.governance.signatures import SignatureError
@@ -85,6 +90,18 @@ def refuse(why: object) -> NoReturn:
     line = " ".join(str(why).split())
     typer.echo(f"clinical: {line}", err=True)
     raise Refused(line)
+
+
+def refuse_identifiers(home: Home, **typed: str) -> None:
+    """Refuse words in which an identifier stands: what people type here is kept for ever, and told to others."""
+    key = load_or_create_key(home.pseudonym_key)
+    known = KnownIdentifiers.of((canary.identifier_class, canary.value) for canary in canaries(key))
+    contents = [content_of_texts(option, pl.Series([words])) for option, words in typed.items()]
+    if leaks := LeakScanner(known, key).search(contents):
+        option = leaks[0].place.replace("_", "-")
+        refuse(
+            f"--{option} seems to hold an identifier ({leaks[0].identifier_class}); it is kept: say it without"
+        )
 
 
 def one_line_on_refusal(verb: Callable[P, None]) -> Callable[P, None]:

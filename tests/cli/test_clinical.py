@@ -228,3 +228,11 @@ def test_a_key_is_never_overwritten_and_a_name_never_taken_twice(empty_home: Pat
     assert again.exit_code == 1
     assert "grace" in again.stderr
     assert not (tmp_path / "second" / "grace.pem").exists()
+
+
+@pytest.mark.parametrize("said", ["SSN 900-12-3456 looked wrong", "call (312) 555-0143", "see jane.roe@example.org"])
+def test_words_with_an_identifier_in_them_are_refused_before_they_are_kept(empty_home: Path, said: str) -> None:
+    told = one_line(clinical("rollback", MODEL, "--reason", said))
+    assert "--reason seems to hold an identifier" in told
+    kept = [path for path in empty_home.rglob("*") if path.is_file() and said.encode() in path.read_bytes()]
+    assert kept == []
