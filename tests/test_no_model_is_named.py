@@ -14,9 +14,10 @@ SHARED = [
     *sorted(PACKAGE.glob("components/*.py")),
     *sorted(PACKAGE.glob("resources/*.py")),
     *sorted(PACKAGE.glob("governance/*.py")),
+    *sorted(PACKAGE.glob("cli/*.py")),
     *(PACKAGE / name for name in ("learning/scoring.py", "learning/splits.py", "learning/storage.py")),
     *(PACKAGE / name for name in ("learning/estimator.py", "evaluation/assessment.py", "archives/data_quality.py")),
-    *(PACKAGE / name for name in ("protocol.py", "demo.py", "cli.py", "validation.py", "definitions.py")),
+    *(PACKAGE / name for name in ("protocol.py", "demo.py", "demo_drill.py", "validation.py", "definitions.py")),
 ]
 
 

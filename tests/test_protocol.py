@@ -16,6 +16,7 @@ from clinical_assets.protocol import (
     ModelProtocol,
     Outcome,
     ProtocolError,
+    RollbackGuard,
     last_day,
     load_object,
     month_after,
@@ -152,7 +153,9 @@ def test_the_digest_changes_with_any_value() -> None:
     # What one value forbids in one protocol is allowed in another.
     together = {"kind", "event_from", "archive", "data_origin"}
     assert untold <= together | {"not_worse_than", "by", "at_least", "at_most", "in_every_subgroup"}
-    assert untold <= told
+    guarded = written_here[0].model_copy(update={"rollback_guard": RollbackGuard(metric="auroc", at_least=0.5)})
+    assert guarded.sha256 != written_here[0].sha256
+    assert untold - {"rollback_guard"} <= told  # a section that none of the protocols has
     assert edits > 200
 
 

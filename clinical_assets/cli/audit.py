@@ -33,7 +33,7 @@ app.add_typer(audit, name="audit")
 @one_line_on_refusal
 def list_records(
     action: Annotated[str | None, typer.Option(help="Only this action, such as release.")] = None,
-    target: Annotated[str | None, typer.Option(help="Only targets that begin so, such as sepsis/.")] = None,
+    target: Annotated[str | None, typer.Option(help="Only targets that begin so, such as MODEL/.")] = None,
     since: Annotated[datetime | None, typer.Option(help="Only from this time on, UTC.")] = None,
     last: Annotated[int, typer.Option(min=1, help="How many records, the newest.")] = 20,
     as_json: JsonFlag = False,

@@ -27,7 +27,7 @@ FROM governance.ledger WHERE kind = 'release'
 """
 COMMENTS = {
     "governance.live_versions": "Which version of each model was live when, one row a period. What was live at a "
-    "moment: FROM governance.live_versions WHERE model = 'sepsis' "
+    "moment: FROM governance.live_versions WHERE model = 'MODEL' "
     "AND valid_from <= TIMESTAMPTZ '2026-03-14 02:00:00+00' AND (valid_to IS NULL OR "
     "valid_to > TIMESTAMPTZ '2026-03-14 02:00:00+00')",
     "governance.release": "Every release: which version, in place of which, on which files, report and protocol.",

@@ -101,8 +101,8 @@ def test_the_version_before_is_live_again_everywhere_and_it_is_written_down(
     assert {x.signer for x in done.entry.approvals} == {"dr-mlops", "dr-clinical_lead"}
     [record] = [x for x in audited(at, "rollback") if x["details"]["entry_sha256"] == done.entry.sha256]
     assert (record["actor"], record["reason"], record["outcome"]) == ("user:ann", "a drill", "success")
-    incidents = at.lake.read("governance.incident", where={"cause": "rollback"})
-    assert incidents.filter(error="rollback from version 2 to version 1 by user:ann: a drill").height
+    noticed = at.lake.read("governance.incident_event", where={"cause": "rollback"})
+    assert noticed.filter(text="rollback from version 2 to version 1 by user:ann: a drill").height
     assert not intent_path(at.home, MODEL).exists()
 
 

@@ -132,7 +132,7 @@ def test_analysts_see_what_was_live_when_and_every_release(lake: Lake, tmp_path:
         [(comment,)] = analyst.execute(
             "SELECT comment FROM duckdb_views() WHERE view_name = 'live_versions'"
         ).fetchall()
-        query = comment.partition("at a moment: ")[2].replace("sepsis", "toy").replace("02:00", "13:30")
+        query = comment.partition("at a moment: ")[2].replace("MODEL", "toy").replace("02:00", "13:30")
         assert analyst.execute(f"SELECT version {query}").fetchall() == [(2,)]
         undescribed = "SELECT column_name FROM duckdb_columns() WHERE comment IS NULL AND schema_name = 'governance'"
         assert analyst.execute(undescribed).fetchall() == []
