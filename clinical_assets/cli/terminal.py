@@ -99,9 +99,7 @@ def refuse_identifiers(home: Home, **typed: str) -> None:
     contents = [content_of_texts(option, pl.Series([words])) for option, words in typed.items()]
     if leaks := LeakScanner(known, key).search(contents):
         option = leaks[0].place.replace("_", "-")
-        refuse(
-            f"--{option} seems to hold an identifier ({leaks[0].identifier_class}); it is kept: say it without"
-        )
+        refuse(f"--{option} seems to hold an identifier ({leaks[0].identifier_class}); it is kept: say it without")
 
 
 def one_line_on_refusal(verb: Callable[P, None]) -> Callable[P, None]:
