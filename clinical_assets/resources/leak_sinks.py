@@ -6,6 +6,7 @@ here: the search (governance/leak_scan.py), and what was searched before (leak_s
 
 import re
 import sqlite3
+import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ _SQLITE, _DUCKDB = b"SQLite format 3\0", b"DUCK"
 _ENCRYPTED_PARQUET = b"PARE"
 _LOGS_OF_DATABASES = ("-wal", "-shm", "-journal", ".wal")
 _ROWS_AT_A_TIME, _IMAGES_AT_A_TIME = 50_000, 500
+_ATTEMPTS, _PAUSE_SECONDS = 8, 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +157,23 @@ def tables_of(sink: Sink, tables: Collection[str]) -> list[str]:
 
 
 def _content_of_sqlite(place: str, path: Path, unseen: Callable[[pl.Series], pl.Series]) -> Iterator[Content]:
-    """What a database lets read: its texts, column by column."""
-    # A reader of a database without a log would make one; nobody writes to one that has none.
+    """What a database lets read: its texts, column by column.
+
+    Who begins or ends to write in the middle of it changes what there is to read, so that it is tried again; texts that
+    were seen by then are not seen twice.
+    """
+    for attempt in range(_ATTEMPTS):
+        try:
+            yield from _content_of_resting_sqlite(place, path, unseen)
+            return
+        except sqlite3.Error:
+            if attempt == _ATTEMPTS - 1 or not path.exists():
+                raise
+            time.sleep(_PAUSE_SECONDS)
+
+
+def _content_of_resting_sqlite(place: str, path: Path, unseen: Callable[[pl.Series], pl.Series]) -> Iterator[Content]:
+    # A reader of a database without a log would make one; nobody is writing to one that has none.
     has_log = any(path.with_name(f"{path.name}{end}").exists() for end in ("-wal", "-journal"))
     address = f"file:{path}?mode=ro" if has_log else f"file:{path}?immutable=1"
     with closing(sqlite3.connect(address, uri=True, timeout=10)) as database:
