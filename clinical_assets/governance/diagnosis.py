@@ -10,10 +10,8 @@ from datetime import date, datetime
 
 from clinical_assets.governance.incidents import Cause, Incident, IncidentEvent
 from clinical_assets.governance.notices import TOLD
+from clinical_assets.governance.small_cells import is_small
 from clinical_assets.protocol import Judgement, ModelProtocol
-
-SMALLEST_COUNT = 11
-"""Counts below are not shown: they could point at a person (the cell size policy of US Medicare and Medicaid, CMS)."""
 
 ACTIONS = {
     Cause.FAILED_RUN: (
@@ -168,4 +166,4 @@ def owners_of(protocols: Sequence[ModelProtocol]) -> tuple[str, ...]:
 
 def shown_count(n: int | None) -> int | None:
     """A count as it may be shown; None where it is too small."""
-    return n if n is not None and n >= SMALLEST_COUNT else None
+    return None if is_small(n) else n

@@ -10,6 +10,7 @@ from clinical_assets.governance.diagnosis import Diagnosis, Link
 from clinical_assets.governance.incidents import Event, State
 from clinical_assets.governance.notices import CAUSE_WORDS, SEVERITY_WORDS
 from clinical_assets.protocol import AUTOMATION, Judgement
+from clinical_assets.reporting.pages import page_environment
 
 SYMBOLS = {Judgement.PASS: "✓", Judgement.FAIL: "✕", Judgement.CANNOT_TELL: "?", Judgement.NOT_APPLICABLE: "–"}
 LINK_WORDS = {
@@ -35,15 +36,7 @@ class _Change:
 
 def render_incident(diagnosis: Diagnosis) -> str:
     """The incident as one self-contained HTML page: styles inside, no script, nothing fetched."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("clinical_assets", "reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment()
     environment.filters["words"] = in_words
     incident = diagnosis.incident
     return environment.get_template("incident_page.html").render(

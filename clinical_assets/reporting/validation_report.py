@@ -37,6 +37,7 @@ from clinical_assets.reporting.metric_words import (
     in_words,
     plural_unit,
 )
+from clinical_assets.reporting.pages import page_environment
 from clinical_assets.reporting.shown_counts import pool_calibration, show_cohort
 from clinical_assets.reporting.shown_findings import suppress_findings, suppress_judged
 from clinical_assets.reporting.withheld import WithheldFinding, shown_n
@@ -174,15 +175,7 @@ class _Sorted:
 
 def render(report: ValidationReport) -> str:
     """The report as one self-contained HTML page: styles and figures inside, no script, nothing fetched."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("clinical_assets", "reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment()
     environment.filters["shown_count"] = shown_count
     protocol = report.protocol
     findings = suppress_findings(report.findings)

@@ -20,6 +20,7 @@ from clinical_assets.reporting.evidence.facts import (
     sign_off_in_words,
 )
 from clinical_assets.reporting.metric_words import SILENT, describe_metric, plural_unit
+from clinical_assets.reporting.pages import page_environment
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -69,15 +70,7 @@ def model_card_page(card: str, evidence: Evidence) -> str:
     """The card as one self-contained HTML page that says exactly what the XML says."""
     from xml.etree.ElementTree import fromstring
 
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("clinical_assets", "reporting/evidence"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment("reporting/evidence")
     sections = [section for element in fromstring(card) for section in _sections(element)]
     return environment.get_template("model_card.html").render(
         title=evidence.protocol.title,
