@@ -24,6 +24,7 @@ from small_platform import (
 
 from clinical_assets.archives.diabetes130 import DIABETES130
 from clinical_assets.governance.pseudonyms import KEY_BYTES
+from clinical_assets.lifecycle.incidents import EVENT_TABLE, INCIDENT_TABLE
 from clinical_assets.protocol import ModelVersion
 from clinical_assets.resources.home import Home
 from clinical_assets.resources.ledger import LEDGER_TABLE
@@ -106,10 +107,20 @@ def new_camera(shared_home: Home) -> NewCamera:
     return bring_a_new_camera(shared_home)
 
 
-def restore(platform: SmallPlatform, champion: ModelVersion, ledger: pl.DataFrame) -> None:
-    """The champion of before, in the registry and in the ledger, past all rules."""
-    if not platform.lake.read(LEDGER_TABLE).sort("model", "number").equals(ledger):
-        platform.lake.write_table(LEDGER_TABLE, ledger, author="a test", message="restored")
+MOVES = (LEDGER_TABLE, EVENT_TABLE, INCIDENT_TABLE)
+
+
+def moves_of(platform: SmallPlatform) -> dict[str, pl.DataFrame]:
+    """The ledger, and what was noticed of the champion's moves."""
+    return {x: platform.lake.read(x) for x in MOVES if platform.lake.exists(x)}
+
+
+def restore(platform: SmallPlatform, champion: ModelVersion, before: dict[str, pl.DataFrame]) -> None:
+    """The champion of before, in the registry, the ledger and the incidents, past all rules."""
+    for table, now in moves_of(platform).items():
+        kept = before.get(table, now.clear())
+        if not now.hash_rows().sort().equals(kept.hash_rows().sort()):
+            platform.lake.write_table(table, kept, author="a test", message="restored")
     platform.set_alias(CHAMPION, champion)
 
 
@@ -119,9 +130,9 @@ def candidate(developed: Developed) -> Iterator[Developed]:
     platform, version = developed.platform, developed.candidate
     report = platform.home.report(MODEL, version.version)
     written = report.read_bytes()
-    ledger = platform.lake.read(LEDGER_TABLE).sort("model", "number")
+    before = moves_of(platform)
     yield developed
     report.write_bytes(written)
     shutil.rmtree(platform.home.sign_offs / MODEL / f"v{version.version}", ignore_errors=True)
-    restore(platform, developed.champion, ledger)
+    restore(platform, developed.champion, before)
     platform.set_alias(CHALLENGER, version)
