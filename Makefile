@@ -16,8 +16,9 @@ dev: $(READY)
 	@$(BIN)/clinical init
 	@$(BIN)/dg dev --host 127.0.0.1 --port 3000
 
+# No more processes than this: each takes up to 3 GB.
 test: $(READY)
-	@$(BIN)/pytest
+	@$(BIN)/pytest --numprocesses logical --maxprocesses 4 --no-loadscope-reorder
 
 check: $(READY)
 	$(BIN)/ruff check .
