@@ -207,13 +207,24 @@ def estimate_performance(
     training = scored_training(lake, registry, version, protocol)
     ripe = ripe_rows(lake, protocol, version.version, last_day(month), training.watched)
     earlier = wholly_ripe(ripe.filter(pl.col("month") < month), lake, protocol)
-    known = pl.concat([training.unlearnt, earlier], how="diagonal_relaxed") if earlier.height else training.unlearnt
     try:
-        against = _performance_reference(training.unlearnt, training, protocol)
-        estimate = _performance_reference(known, training, protocol).estimate(scored)
+        against = known = _reference_at_release(lake, registry, version, protocol.model_dump_json())
+        if earlier.height:
+            rows = pl.concat([training.unlearnt, earlier], how="diagonal_relaxed")
+            known = _performance_reference(rows, training, protocol)
     except TooFewPatientsError as error:
         return str(error)
+    estimate = known.estimate(scored)
     return estimate, estimate_loss(against, estimate, "auroc")
+
+
+@lru_cache(maxsize=2)
+def _reference_at_release(
+    lake: Lake, registry: Registry, version: ModelVersion, protocol_json: str
+) -> PerformanceReference:
+    protocol = ModelProtocol.model_validate_json(protocol_json)
+    training = scored_training(lake, registry, version, protocol)
+    return _performance_reference(training.unlearnt, training, protocol)
 
 
 def _performance_reference(

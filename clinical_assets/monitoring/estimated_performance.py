@@ -378,7 +378,8 @@ def _regress(rows: _Rows, event: FloatArray, seed: int) -> _Regression:
     centre = np.r_[logit(float(event.mean())), np.zeros(len(penalty) - 1)]
     fitted = fit_logistic(design, outcome, np.full(len(chosen), mass), penalty, centre)
     probability = from_logit(design @ fitted)
-    information = (design * (mass * probability * (1 - probability))[:, None]).T @ design + np.diag(penalty)
+    scaled = design * np.sqrt(mass * probability * (1 - probability))[:, None]
+    information = scaled.T @ scaled + np.diag(penalty)
     scores = sum_columns_by_patient(design * (mass * (outcome - probability))[:, None], drawn.patient)
     inverse = np.linalg.pinv(information, hermitian=True)
     return _Regression(fitted, inverse @ (scores.T @ scores) @ inverse)

@@ -36,7 +36,8 @@ from clinical_assets.resources.leak_sinks import (
     Sink,
     content_of,
     content_of_table,
-    files_of,
+    files_by_sink,
+    logs_beside,
     tables_of,
 )
 
@@ -172,11 +173,11 @@ def search_home(
     made, since = _lake_name(lake), searched.snapshot
     if searched.lake != made or since > at:
         since = -1
-    tables = lake.tables()
+    tables, files = lake.tables(), files_by_sink(home)
     reports = tuple(
         _search_tables(lake, sink, tables, since, at, shown, scanner)
         if sink.tables
-        else _search_files(home, sink, searched, shown, scanner)
+        else _search_files(sink, files[sink.name], searched, shown, scanner)
         for sink in sinks
     )
     of_tables = [report for report, sink in zip(reports, sinks, strict=True) if sink.tables]
@@ -193,8 +194,9 @@ def trust(home: Home, files: tuple[Path, ...]) -> None:
     write_atomically(_state_path(home), json.dumps(stored | {"files": stored["files"] | states}))
 
 
-def _search_files(home: Home, sink: Sink, searched: _Searched, shown: set[str], scanner: LeakScanner) -> SinkReport:
-    files = dict(files_of(home, sink))
+def _search_files(
+    sink: Sink, files: dict[str, Path], searched: _Searched, shown: set[str], scanner: LeakScanner
+) -> SinkReport:
     unchanged = 0
     read = [Content(place, pl.Series([place]), len(place)) for place in files if place not in searched.files]
     telling = {leak.place for leak in scanner.search(read)}
@@ -261,10 +263,13 @@ def _shows_images(place: str, shown: set[str]) -> bool:
 
 
 def _state_of(path: Path) -> list[int]:
-    """What changes when a file does, with its logs beside it; the time of the inode cannot be set back."""
-    beside = (path, *(path.with_name(f"{path.name}{end}") for end in ("-wal", "-journal")))
-    found = [file.stat() for file in beside if file == path or file.exists()]
-    return [number for stat in found for number in (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)]
+    """What changes when a file does, with its logs beside it; the time of the inode cannot be set back.
+
+    That of a log is not told: SQLite sets it whenever root reads.
+    """
+    own, logs = path.stat(), logs_beside(path)
+    state = [own.st_size, own.st_mtime_ns, own.st_ctime_ns, own.st_ino]
+    return state + [number for log in logs for number in (log.st_size, log.st_mtime_ns, log.st_ino)]
 
 
 def _detectors(known: KnownIdentifiers) -> str:

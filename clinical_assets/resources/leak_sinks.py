@@ -4,11 +4,12 @@ Belongs here: which files and tables belong to which sink, and what is not searc
 here: the search (governance/leak_scan.py), and what was searched before (leak_search.py).
 """
 
+import os
 import re
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,10 +86,9 @@ EXEMPTIONS = (
 """What a pattern finds that is no patient's; known identifiers are never exempt."""
 
 
-def files_of(home: Home, sink: Sink) -> Iterator[tuple[str, Path]]:
-    """The files of a sink with their path in the home, in order; folders that are not searched are left out."""
-    if not sink.files:
-        return
+def files_by_sink(home: Home) -> dict[str, dict[str, Path]]:
+    """The files of each sink by their place in the home, in order; folders that are not searched are left out."""
+    found: dict[str, dict[str, Path]] = {sink.name: {} for sink in SINKS}
     archives = (home.raw, *filter(None, map(home.chosen_archive, protocol_names())))
     sources = [path.relative_to(home.root).as_posix() for path in archives if home.root in path.parents]
     left_out = (*NOT_SEARCHED, *sources)
@@ -96,8 +96,18 @@ def files_of(home: Home, sink: Sink) -> Iterator[tuple[str, Path]]:
         place = str(path)[len(str(home.root)) + 1 :]
         if not path.is_file() or any(place == left or place.startswith(f"{left}/") for left in left_out):
             continue
-        if next(each for each in SINKS if each.files and re.fullmatch(each.files, place)) == sink:
-            yield place, path
+        sink = next(each for each in SINKS if each.files and re.fullmatch(each.files, place))
+        found[sink.name][place] = path
+    return found
+
+
+def logs_beside(path: Path) -> list[os.stat_result]:
+    """The logs beside a database of SQLite in which something stands."""
+    logs: list[os.stat_result] = []
+    for end in ("-wal", "-journal"):
+        with suppress(FileNotFoundError):
+            logs.append(path.with_name(f"{path.name}{end}").stat())
+    return [log for log in logs if log.st_size]
 
 
 def content_of(
@@ -173,9 +183,8 @@ def _content_of_sqlite(place: str, path: Path, unseen: Callable[[pl.Series], pl.
 
 
 def _content_of_resting_sqlite(place: str, path: Path, unseen: Callable[[pl.Series], pl.Series]) -> Iterator[Content]:
-    # A reader of a database without a log would make one; nobody is writing to one that has none.
-    has_log = any(path.with_name(f"{path.name}{end}").exists() for end in ("-wal", "-journal"))
-    address = f"file:{path}?mode=ro" if has_log else f"file:{path}?immutable=1"
+    # A reader of a database without a log would make one, or touch an empty one; nobody is writing to either.
+    address = f"file:{path}?mode=ro" if logs_beside(path) else f"file:{path}?immutable=1"
     with closing(sqlite3.connect(address, uri=True, timeout=10)) as database:
         database.text_factory = lambda content: content.decode(errors="replace")
         tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()

@@ -186,6 +186,22 @@ def test_an_identifier_of_each_kind_is_found_in_each_sink(home: Home, lake: Lake
     assert sink(search(home, lake), name).leaks, "a leak that stays is found again"
 
 
+def test_a_clean_database_beside_an_empty_log_is_searched_once(home: Home, lake: Lake) -> None:
+    """Dagster's databases of ended runs have one, and whoever opens it touches it."""
+    path = home.dagster / "history" / "runs" / "9d1c.db"
+    in_the_event_log(home, lake, ["fine"])
+    path.with_name("9d1c.db-wal").touch()
+    place = "Dagster runs and events"
+    first, second = search(home, lake), search(home, lake)
+    assert sink(first, place).unchanged == 0
+    assert sink(second, place).unchanged == sink(second, place).places == 2
+    path.with_name("9d1c.db-wal").unlink()
+    with sqlite3.connect(path) as database:
+        database.executemany("INSERT INTO event_logs (event) VALUES (?)", [(value,) for value in values_of(home)])
+    database.close()
+    assert sink(search(home, lake), place).leaks
+
+
 def test_a_clean_home_is_searched_once_and_then_only_what_is_new(home: Home, lake: Lake) -> None:
     in_a_report(home, lake, ["fine"])
     first, second = search(home, lake), search(home, lake)
