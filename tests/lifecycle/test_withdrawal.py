@@ -109,12 +109,7 @@ def test_no_repair_of_a_withdrawn_version_is_asked_for(candidate: Developed, twi
     platform = candidate.platform
     with dg.DagsterInstance.ephemeral() as instance:
         withdraw(platform_of(platform, instance), MODEL, "it did harm", "user:ann")
-        plan = {
-            "repair/champion_version": 2,
-            "repair/repair": "retrain",
-            "repair/reason": "drift",
-            "repair/columns": "",
-        }
+        plan = {"champion_version": 2, "repair": "retrain", "reason": "drift", "columns": ""}
         metadata = {f"repair/{name}": said for name, said in plan.items()}
         key, month = dg.AssetKey([MODEL, "repair_plan"]), f"{MONTHS[4]:%Y-%m}"
         instance.report_runless_asset_event(dg.AssetMaterialization(key, partition=month, metadata=metadata))
