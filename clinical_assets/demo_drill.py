@@ -9,7 +9,7 @@ from functools import partial
 
 from clinical_assets.archives.archive import PublishedArchive
 from clinical_assets.governance.incidents import Cause, Event, Incident, State
-from clinical_assets.governance.ledger import LedgerKind, version_before
+from clinical_assets.governance.ledger import LedgerKind, last_of, version_before
 from clinical_assets.governance.signatures import sign_message
 from clinical_assets.lifecycle.champion_move import Platform
 from clinical_assets.lifecycle.diagnosis import write_page
@@ -54,7 +54,7 @@ def _drill_rollback(at: Platform, protocols: Sequence[ModelProtocol]) -> list[st
         entries = read_ledger(at.lake, protocol.model)
         if any(entry.kind is LedgerKind.ROLLBACK for entry in entries):
             return []
-        if not entries or (before := version_before(entries, live := entries[-1].version)) is None:
+        if (last := last_of(entries)) is None or (before := version_before(entries, live := last.version)) is None:
             continue
         actor = demonstration_signer(at.home, ON_CALL).name
         there = roll_back(at, protocol, before, DRILL, actor)

@@ -319,6 +319,8 @@ class WrittenProtocol(_Frozen):
     monitoring: Monitoring
     sign_off: SignOff
     rollback_guard: RollbackGuard | None = None
+    # Left out where it is not said, so that protocols from before it keep their hash.
+    release_valid_days: int | None = Field(default=None, ge=1, exclude_if=lambda days: days is None)
     replay: Replay = Replay()
     model_card: ModelCard = ModelCard()
     environment: Literal["demo", "production"]

@@ -152,10 +152,11 @@ def test_the_digest_changes_with_any_value() -> None:
         edits += len(seen) - 1
     # What one value forbids in one protocol is allowed in another.
     together = {"kind", "event_from", "archive", "data_origin"}
-    sections = {"rollback_guard"}  # which none of the protocols has
+    sections = {"rollback_guard"}  # which none of the protocols has, nor days
     assert untold <= together | sections | {"not_worse_than", "by", "at_least", "at_most", "in_every_subgroup"}
     guarded = written_here[0].model_copy(update={"rollback_guard": RollbackGuard(metric="auroc", at_least=0.5)})
-    assert guarded.sha256 != written_here[0].sha256
+    limited = written_here[0].model_copy(update={"release_valid_days": 90})
+    assert len({guarded.sha256, limited.sha256, written_here[0].sha256}) == 3
     assert untold - sections <= told
     assert edits > 200
 
@@ -173,6 +174,15 @@ def test_a_protocol_survives_json() -> None:
     again = ModelProtocol.model_validate_json(protocol.model_dump_json())
     assert again == protocol
     assert again.sha256 == protocol.sha256
+
+
+def test_a_protocol_that_says_no_days_has_the_hash_it_had_before_there_were_any() -> None:
+    protocol = read_protocol("readmission")
+    assert "release_valid_days" not in protocol.canonical_json
+    limited = ModelProtocol.model_validate(protocol.model_dump() | {"release_valid_days": 90})
+    assert ModelProtocol.model_validate_json(limited.model_dump_json()).release_valid_days == 90
+    with pytest.raises(ValidationError, match="release_valid_days"):
+        ModelProtocol.model_validate(protocol.model_dump() | {"release_valid_days": 0})
 
 
 def test_a_protocol_cannot_be_changed_once_read() -> None:

@@ -1,6 +1,6 @@
-"""The verbs of who answers for what is live: ledger, rollback.
+"""The verbs of who answers for what is live: ledger, rollback, withdraw.
 
-Belongs here: what they print. Does not belong here: what the ledger says, and how a rollback is done.
+Belongs here: what they print. Does not belong here: what the ledger says, and how a rollback or a withdrawal is done.
 """
 
 from dataclasses import asdict
@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from clinical_assets.cli.terminal import (
@@ -20,7 +21,7 @@ from clinical_assets.cli.terminal import (
     refuse_identifiers,
 )
 from clinical_assets.governance.audit_trail import person_at_terminal
-from clinical_assets.governance.ledger import LedgerEntry, live_at
+from clinical_assets.governance.ledger import LedgerEntry, live_at, why_nothing_is_live
 from clinical_assets.protocol import read_protocol
 from clinical_assets.resources.home import Home, hash_file
 from clinical_assets.resources.ledger import mismatch, read_ledger, remedy
@@ -49,14 +50,13 @@ def ledger(
             refuse(f"{found}; {remedy(lake, model)}")
         return
     moment = _moment(at)
-    live = live_at(entries, moment)
+    live, why = live_at(entries, moment), why_nothing_is_live([x for x in entries if x.live_from <= moment])
     if as_json:
-        print_json({"model": model, "at": moment, "live": _told(home, live) if live else None})
+        told = {"live": _told(home, live) if live else None, "why_nothing": why or None}
+        print_json({"model": model, "at": moment} | told)
     elif live is None:
-        first = (
-            f"; the first release was {_utc(entries[0].live_from)}" if entries else ", and nothing was ever released"
-        )
-        console.print(f"{_utc(moment)}: nothing of {model} was live{first}")
+        first = f"the first release was {_utc(entries[0].live_from)}" if entries else "nothing was ever released"
+        console.print(f"{_utc(moment)}: nothing of {model} was live; {escape(why) or first}", highlight=False)
     else:
         show_one(home, live, moment)
 
@@ -89,9 +89,10 @@ def rollback(
         seconds = {"seconds_to_live": round(done.seconds_to_live, 2), "seconds": round(done.seconds, 2)}
         print_json(seconds | {"smoke_rows": done.smoke_rows, "live": _told(home, entry)})
         return
+    before = "nothing" if entry.previous_version is None else f"version {entry.previous_version}"
     proved = f"{done.smoke_rows} rows scored as at its release" if done.smoke_rows else "no smoke set was kept"
     console.print(
-        f"{model}: version {entry.version} is live in place of version {entry.previous_version}, after "
+        f"{model}: version {entry.version} is live in place of {before}, after "
         f"{done.seconds_to_live:.1f} s; with analytics republished {done.seconds:.1f} s ({proved}; files unchanged; "
         f"ledger entry {entry.number}; an incident is open)"
     )
@@ -101,13 +102,41 @@ def rollback(
         )
 
 
+@app.command()
+@one_line_on_refusal
+def withdraw(
+    model: str,
+    reason: Annotated[str, typer.Option(help="Why, in a sentence; it is kept in the ledger.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Take the live version out of service: nothing is scored until one is released or put back."""
+    import dagster as dg
+
+    from clinical_assets.lifecycle import withdrawal
+    from clinical_assets.lifecycle.champion_move import Platform
+
+    home, lake, registry = open_home()
+    read_protocol(model)
+    refuse_identifiers(home, reason=reason)
+    with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
+        entry = withdrawal.withdraw(Platform(home, lake, registry, instance), model, reason, person_at_terminal())
+    if as_json:
+        print_json({"withdrawn": _told(home, entry)})
+        return
+    console.print(
+        f"{model}: version {entry.version} is withdrawn and nothing is live (ledger entry {entry.number}; an incident "
+        f'is open); to put it back: clinical rollback {model} --to {entry.version} --reason "..."'
+    )
+
+
 def show_all(model: str, entries: list[LedgerEntry]) -> None:
     """Every entry in a row."""
     table = Table(title=f"{model}: {len(entries)} entries, the chain of hashes is whole")
     for heading in ("no.", "live from (UTC)", "act", "version", "approved by", "actor and reason"):
         table.add_column(heading, overflow="fold")
     for x in entries:
-        version = str(x.version) if x.previous_version is None else f"{x.version} (was {x.previous_version})"
+        now = "none" if x.kind.leaves_nothing_live else str(x.version)
+        version = now if x.previous_version is None else f"{now} (was {x.previous_version})"
         row = (str(x.number), f"{x.live_from:%Y-%m-%d %H:%M:%S}", x.kind.value, version)
         table.add_row(*row, _approved(x, "\n"), f"{x.actor}: {x.reason}")
     console.print(table)

@@ -25,7 +25,13 @@ from clinical_assets.cli.terminal import (
     refuse,
 )
 from clinical_assets.governance.audit_trail import person_at_terminal
-from clinical_assets.governance.ledger import LedgerEntry, last_of, release_of
+from clinical_assets.governance.ledger import (
+    LedgerEntry,
+    last_of,
+    release_of,
+    valid_until,
+    why_nothing_is_live,
+)
 from clinical_assets.governance.outbound import allow_hosts
 from clinical_assets.protocol import ModelVersion, load_object, protocol_names, read_protocol
 from clinical_assets.resources.home import Home
@@ -108,7 +114,8 @@ def model_state(lake: Lake, registry: Registry, model: str) -> dict[str, Any]:
     drift = lake.read(f"{model}.drift_report") if lake.exists(f"{model}.drift_report") else None
     latest = drift.sort("month").row(-1, named=True) if drift is not None else {}
     performance = lake.read(f"{model}.performance_report") if lake.exists(f"{model}.performance_report") else None
-    headline = read_protocol(model).monitoring.headline
+    protocol = read_protocol(model)
+    headline = protocol.monitoring.headline
     ripe = (
         performance.filter(metric=headline, subgroup="overall", status="ripe").drop_nulls("value")
         if performance is not None
@@ -117,11 +124,14 @@ def model_state(lake: Lake, registry: Registry, model: str) -> dict[str, Any]:
     last_ripe = ripe.sort("month").row(-1, named=True) if ripe.height else None
     entries = read_ledger(lake, model)
     live, moved_past_us = last_of(entries), mismatch(registry, entries, model)
+    until = valid_until(live, protocol.release_valid_days) if live else None
+    since = f"{live.live_from:%Y-%m-%d %H:%M} UTC{f' until {until:%Y-%m-%d}' if until else ''}" if live else None
+    by = f"{live.kind.value} of {live.actor}: {live.reason}" if live else why_nothing_is_live(entries)
     return {
         "model": model,
         "champion": champion.version if champion else None,
-        "live_since": f"{live.live_from:%Y-%m-%d %H:%M} UTC" if live else None,
-        "live_by": moved_past_us or (f"{live.kind.value} of {live.actor}: {live.reason}" if live else None),
+        "live_since": since,
+        "live_by": moved_past_us or by or None,
         "trained_through": f"{champion.trained_through:%Y-%m}" if champion else None,
         "newest_candidate": waiting_words(challenger, champion, entries),
         "months": f"{months[0]:%Y-%m} to {months[-1]:%Y-%m}" if months else None,
@@ -137,7 +147,10 @@ def waiting_words(
     """The newest candidate and why it is not live; None where it is, or there is none."""
     if challenger is None or (champion is not None and challenger.version == champion.version):
         return None
-    return f"{challenger.version} ({'rolled back' if release_of(entries, challenger.version) else 'not released'})"
+    if release_of(entries, challenger.version) is None:
+        return f"{challenger.version} (not released)"
+    withdrawn = entries[-1].kind.leaves_nothing_live and entries[-1].version == challenger.version
+    return f"{challenger.version} ({'withdrawn' if withdrawn else 'rolled back'})"
 
 
 @app.command()

@@ -54,6 +54,11 @@ ACTIONS = {
         "Say why the version that was put aside is not to be released again, or retrain.",
         "Watch the first months of the version put back: clinical status",
     ),
+    Cause.WITHDRAWAL: (
+        "Tell the ward that no alerts come from this model.",
+        "Have a candidate signed and released, or put a version back: "
+        'clinical rollback {model} --to VERSION --reason "..."',
+    ),
 }
 
 

@@ -41,6 +41,7 @@ class Cause(StrEnum):
     UNVERIFIED_ALIAS = "unverified_alias"
     PHI_LEAK = "phi_leak"
     ROLLBACK = "rollback"
+    WITHDRAWAL = "withdrawal"
 
 
 class Severity(StrEnum):
@@ -61,6 +62,7 @@ SEVERITY = {
     Cause.UNVERIFIED_ALIAS: Severity.AT_ONCE,
     Cause.PHI_LEAK: Severity.AT_ONCE,
     Cause.ROLLBACK: Severity.THIS_WEEK,
+    Cause.WITHDRAWAL: Severity.TODAY,
 }
 
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 
 import polars as pl
@@ -25,12 +25,18 @@ class LedgerError(RuntimeError):
 
 
 class LedgerKind(StrEnum):
-    """What changed the live version; `guard` is a rollback by the protocol's guard, `expiry` leaves nothing live."""
+    """What changed the live version; `guard` is a rollback by the protocol's guard, `expiry` a withdrawal by it."""
 
     RELEASE = "release"
     ROLLBACK = "rollback"
     GUARD = "guard"
+    WITHDRAWAL = "withdrawal"
     EXPIRY = "expiry"
+
+    @property
+    def leaves_nothing_live(self) -> bool:
+        """Whether nothing of the model is live from then on."""
+        return self in (LedgerKind.WITHDRAWAL, LedgerKind.EXPIRY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +55,8 @@ class LedgerEntry:
 
     `number` counts a model's entries from 1; `limits` is how many limits its report judged; `smoke_sha256` names the
     rows that the version is proved on before it is ever live again, empty where none were kept; a rollback has the
-    approvals and the evidence of the release it goes back to.
+    approvals and the evidence of the release it goes back to, a withdrawal those of the version that ceases to be live,
+    which is both its `version` and its `previous_version`.
     """
 
     model: str
@@ -89,9 +96,10 @@ class LedgerEntry:
 LEDGER_DESCRIPTIONS = {
     "model": "The model's name",
     "number": "Counts the model's entries from 1, without a gap",
-    "live_from": "When it became live, UTC",
-    "kind": "release, rollback, guard (a rollback by the protocol's own guard) or expiry (nothing is live from then)",
-    "version": "The version that is live from then on",
+    "live_from": "When it became live, or ceased to be, UTC",
+    "kind": "release, rollback, guard (a rollback by the protocol's own guard), withdrawal (by a person; nothing is "
+    "live from then on) or expiry (a withdrawal by the protocol)",
+    "version": "The version that is live from then on; of a withdrawal or an expiry the one that ceased to be live",
     "previous_version": "The version that was live until then, if any",
     "reason": "Why, in a sentence",
     "actor": "Who did it: a signer's name, user:ACCOUNT, run:RUN, automation, or unknown (before the ledger was kept)",
@@ -159,7 +167,20 @@ def entries_of(table: pl.DataFrame) -> list[LedgerEntry]:
 
 def last_of(entries: Sequence[LedgerEntry]) -> LedgerEntry | None:
     """The entry that says what is live now; None where nothing is."""
-    return entries[-1] if entries and entries[-1].kind is not LedgerKind.EXPIRY else None
+    return entries[-1] if entries and not entries[-1].kind.leaves_nothing_live else None
+
+
+def why_nothing_is_live(entries: Sequence[LedgerEntry]) -> str:
+    """Which version was taken out of service, when, by whom and why; empty where one is live, or none ever was."""
+    if not entries or not entries[-1].kind.leaves_nothing_live:
+        return ""
+    last = entries[-1]
+    return f"version {last.version} was withdrawn on {last.live_from:%Y-%m-%d %H:%M} UTC by {last.actor}: {last.reason}"
+
+
+def valid_until(live: LedgerEntry, days: int | None) -> datetime | None:
+    """When a live version goes out of service by a protocol that allows it so many days; None where it never does."""
+    return live.live_from + timedelta(days=days) if days is not None else None
 
 
 def live_at(entries: Sequence[LedgerEntry], at: datetime) -> LedgerEntry | None:
@@ -179,11 +200,17 @@ def version_before(entries: Sequence[LedgerEntry], version: int) -> int | None:
     return release.previous_version if release else None
 
 
+def released_versions(entries: Sequence[LedgerEntry]) -> str:
+    """The versions that were ever released, in words."""
+    return ", ".join(str(x) for x in sorted({x.version for x in entries if x.kind is LedgerKind.RELEASE}))
+
+
 def withdrawn_at(entries: Sequence[LedgerEntry], version: int) -> datetime | None:
-    """When a version was last rolled back from; signatures of before do not bring it back."""
+    """When a version was last rolled back from or withdrawn; signatures of before do not release it again."""
     moments = [
         entry.live_from
         for entry in entries
-        if entry.previous_version == version != entry.version and entry.kind in (LedgerKind.ROLLBACK, LedgerKind.GUARD)
+        if entry.previous_version == version
+        and (entry.kind.leaves_nothing_live or (entry.kind is not LedgerKind.RELEASE and entry.version != version))
     ]
     return max(moments, default=None)

@@ -28,6 +28,7 @@ CAUSE_WORDS = {
     Cause.UNVERIFIED_ALIAS: "a version is live that was not released",
     Cause.PHI_LEAK: "an identifier stands where none may",
     Cause.ROLLBACK: "an earlier release was put back",
+    Cause.WITHDRAWAL: "the live version was taken out of service, and nothing is live",
 }
 SEVERITY_WORDS = {
     Severity.AT_ONCE: "look at once",

@@ -22,7 +22,7 @@ PRODUCT = "clinical-assets"
 ENTITY_MANAGEMENT, API_ACTIVITY, DATASTORE_ACTIVITY = 3004, 6003, 6005
 OTHER = 99
 _READ, _UPDATE, _WRITE = 1, 2, 5  # of datastore activity
-_CREATE, _CHANGE, _DISABLE, _ACTIVATE = 1, 3, 9, 10  # of entity management
+_CREATE, _CHANGE, _DISABLE, _ACTIVATE, _DEACTIVATE = 1, 3, 9, 10, 11  # of entity management
 _INFORMATIONAL, _MEDIUM, _HIGH = 1, 3, 4
 _OPERATIONAL = 5
 
@@ -47,6 +47,8 @@ EVENT_CLASSES = {
     "release_refused": EventClass(ENTITY_MANAGEMENT, _ACTIVATE),
     "rollback": EventClass(ENTITY_MANAGEMENT, _ACTIVATE),
     "rollback_refused": EventClass(ENTITY_MANAGEMENT, _ACTIVATE),
+    "withdraw": EventClass(ENTITY_MANAGEMENT, _DEACTIVATE),
+    "withdraw_refused": EventClass(ENTITY_MANAGEMENT, _DEACTIVATE),
     "alias_mismatch": EventClass(ENTITY_MANAGEMENT),
     "key_created": EventClass(ENTITY_MANAGEMENT, _CREATE),
     "key_revoked": EventClass(ENTITY_MANAGEMENT, _DISABLE),

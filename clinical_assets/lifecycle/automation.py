@@ -31,6 +31,8 @@ PLANS_PER_TICK = 60
 SENSOR_SECONDS = 5
 NEWEST_RELEASED = "newest_released"
 """What a materialisation of `release` tells of all versions released so far: a rollback makes an older one live."""
+NOTHING_LIVE = "none"
+"""The version that a materialisation of `release` tells once the live one was withdrawn."""
 
 INTAKE = ("identified_feed", "dataset", "data_quality", "features")
 MONTHLY = (
@@ -286,7 +288,8 @@ def waiting_candidate(instance: dg.DagsterInstance, model: str) -> WaitingCandid
         return dg.SkipReason(f"version {candidate} is the champion")
     if candidate <= newest_released(instance, model):
         return dg.SkipReason(
-            f"version {candidate} was rolled back; have it signed anew and materialise {model}/release, or train anew"
+            f"version {candidate} was rolled back or withdrawn; have it signed anew and materialise {model}/release, "
+            "or train anew"
         )
     return WaitingCandidate(
         version=candidate,
@@ -347,9 +350,10 @@ def month_of(partition: str) -> date:
 
 
 def champion_version(instance: dg.DagsterInstance, model: str) -> int | None:
-    """The version released last, or None."""
+    """The version that is live, or None."""
     entry = instance.get_latest_materialization_event(dg.AssetKey([model, "release"]))
-    return int(recorded(entry, "version")) if entry else None
+    version = recorded(entry, "version") if entry else NOTHING_LIVE
+    return None if version == NOTHING_LIVE else int(version)
 
 
 def newest_released(instance: dg.DagsterInstance, model: str) -> int:

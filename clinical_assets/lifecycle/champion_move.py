@@ -1,7 +1,8 @@
 """How what is live changes: steps in a fixed order, so that a kill after any of them leaves the old or the new.
 
-Belongs here: the steps of a release and of a rollback, and what becomes of an interrupted one. Does not belong here:
-whether a version may be released (release_act.py) or gone back to (rollback.py).
+Belongs here: the steps of a release, a rollback and a withdrawal, and what becomes of an interrupted one. Does not
+belong here: whether a version may be released (release_act.py), gone back to (rollback.py) or taken out of service
+(withdrawal.py).
 
 The intent is written before the alias moves. Where it is found later, and no process holds the model's lock, the alias
 tells: not moved, and the intent is dropped; moved, and the steps after it are done, each of which may be done twice.
@@ -19,12 +20,19 @@ import dagster as dg
 
 from clinical_assets.governance.audit_trail import AuditTrail
 from clinical_assets.governance.incidents import Breach, Cause
-from clinical_assets.governance.ledger import Approval, LedgerEntry, LedgerError, LedgerKind, last_of
+from clinical_assets.governance.ledger import (
+    Approval,
+    LedgerEntry,
+    LedgerError,
+    LedgerKind,
+    last_of,
+    why_nothing_is_live,
+)
 from clinical_assets.governance.platform_key import is_platform_signature, platform_key, public_key
 from clinical_assets.governance.signatures import SignatureError
 from clinical_assets.governance.signers import SignerError
 from clinical_assets.learning.estimator import LearningError
-from clinical_assets.lifecycle.automation import IN_FLIGHT, NEWEST_RELEASED
+from clinical_assets.lifecycle.automation import IN_FLIGHT, NEWEST_RELEASED, NOTHING_LIVE
 from clinical_assets.lifecycle.incidents import open_incident
 from clinical_assets.lifecycle.publication import publish
 from clinical_assets.protocol import ProtocolError
@@ -36,6 +44,8 @@ from clinical_assets.resources.registry import CHAMPION, Registry, RegistryError
 
 LEDGER_NUMBER = "ledger_number"
 LEDGER_WRITTEN = "ledger written"
+VERSION_IS_LIVE = "a_version_is_live"
+"""The check of `release` that fails while nothing is live, and holds scoring up; its evaluations name the entry."""
 
 
 class ReleaseError(RuntimeError):
@@ -62,7 +72,7 @@ class Intent:
 
 
 def move_champion(at: Platform, entry: LedgerEntry) -> Iterator[str]:
-    """Make the entry's version live, and tell each step once it is done; the caller holds the model's lock."""
+    """Make what the entry says live, and tell each step once it is done; the caller holds the model's lock."""
     champion = at.registry.find(entry.model, CHAMPION)
     intent = Intent(entry, champion.version if champion else None, audited=False)
     write_intent(at.home, intent)
@@ -88,7 +98,10 @@ def recover_locked(at: Platform, model: str) -> str:
         return ""
     intent = read_intent(at.home, model)
     entry, champion = intent.entry, at.registry.find(model, CHAMPION)
-    moved = champion is not None and champion.version == entry.version != intent.champion_before
+    if entry.kind.leaves_nothing_live:
+        moved = champion is None
+    else:
+        moved = champion is not None and champion.version == entry.version != intent.champion_before
     written = any(known == entry for known in read_ledger(at.lake, model))
     words = f"{entry.kind} of {model} version {entry.version}"
     if not (moved or written):
@@ -118,13 +131,16 @@ def recover_all(home: Home, lake: Lake, registry: Registry) -> list[str]:
             try:
                 told.append(recover(Platform(home, lake, registry, instance), model))
             except (LakeError, LedgerError, RegistryError) as error:
-                told.append(f"a release or rollback of {model} is not finished yet: {error}")
+                told.append(f"a release, rollback or withdrawal of {model} is not finished yet: {error}")
     return [words for words in told if words]
 
 
 def _move_and_follow(at: Platform, intent: Intent, interrupted: bool) -> Iterator[str]:
     entry = intent.entry
-    at.registry.release(at.registry.version(entry.model, entry.version))
+    if entry.kind.leaves_nothing_live:
+        at.registry.withdraw(entry.model)
+    else:
+        at.registry.release(at.registry.version(entry.model, entry.version))
     yield "alias moved"
     append_entry(at.lake, entry)
     yield LEDGER_WRITTEN
@@ -134,7 +150,7 @@ def _move_and_follow(at: Platform, intent: Intent, interrupted: bool) -> Iterato
     yield "audited"
     # A release is a run's own materialisation, and its job publishes: unless it was killed before.
     if entry.kind is not LedgerKind.RELEASE:
-        open_incident(at.lake, at.home, _breach(entry))
+        open_incident(at.lake, at.home, _breach(entry), actor=entry.actor)
         yield "incident opened"
     if entry.kind is not LedgerKind.RELEASE or interrupted:
         settle(at, entry.model)
@@ -152,8 +168,9 @@ def _republish(at: Platform, entry: LedgerEntry) -> None:
         # What is live is settled; a file that may not be published must not be tried again by every verb.
         intent_path(at.home, entry.model).unlink()
         raise LedgerError(
-            f"{entry.model} version {entry.version} is live, and the ledger says so, but the analysts' file was not "
-            f"published: {error}; once that is mended, run `clinical publish`"
+            f"{entry.model} version {entry.version} is {'withdrawn' if entry.kind.leaves_nothing_live else 'live'}, "
+            f"and the ledger says so, but the analysts' file was not published: {error}; once that is mended, run "
+            "`clinical publish`"
         ) from error
 
 
@@ -180,36 +197,65 @@ def _audit(home: Home, entry: LedgerEntry, interrupted: bool) -> None:
 def settle(at: Platform, model: str) -> bool:
     """Have Dagster's newest release be the ledger's last entry, from which sensors tell who is champion.
 
-    True where it was not, which is put right without a run; a release whose run is still at work is left to it.
+    So with the check that a version is live. True where either was not, which is put right without a run; a release
+    whose run is still at work is left to it.
     """
     entries = read_ledger(at.lake, model)
-    if (live := last_of(entries)) is None:
+    if not entries:
         return False
-    key = dg.AssetKey([model, "release"])
+    last, key = entries[-1], dg.AssetKey([model, "release"])
+    metadata, check = release_metadata(last, entries), version_is_live(model, entries)
     event = at.instance.get_latest_materialization_event(key)
     known = event.asset_materialization.metadata if event and event.asset_materialization else {}
     told = {name: known[name].value for name in (LEDGER_NUMBER, "version") if name in known}
-    if told and told.items() <= {LEDGER_NUMBER: live.number, "version": live.version}.items():
+    released = bool(told) and told.items() <= metadata.items()
+    checked = _is_told(at.instance, check)
+    if released and checked:
         return False
-    run = at.instance.get_run_by_id(live.run_id) if live.run_id else None
+    run = at.instance.get_run_by_id(last.run_id) if last.run_id else None
     if run is not None and run.status in IN_FLIGHT:
         return False
-    at.instance.report_runless_asset_event(dg.AssetMaterialization(key, metadata=release_metadata(live, entries)))
+    if not released:
+        at.instance.report_runless_asset_event(dg.AssetMaterialization(key, metadata=metadata))
+    # Dagster takes a failed check for stale as soon as its asset is materialised after it.
+    at.instance.report_runless_asset_event(check)
     return True
 
 
-def release_metadata(live: LedgerEntry, entries: list[LedgerEntry]) -> dict[str, Any]:
-    """What a materialisation of `release` tells, whichever act made the version live."""
+def _is_told(instance: dg.DagsterInstance, check: dg.AssetCheckEvaluation) -> bool:
+    record = instance.get_latest_asset_check_evaluation_record(check.asset_check_key)
+    evaluation = record.evaluation if record else None
+    if evaluation is None or LEDGER_NUMBER not in evaluation.metadata:
+        return False
+    same_entry = evaluation.metadata[LEDGER_NUMBER] == check.metadata[LEDGER_NUMBER]
+    return same_entry and evaluation.passed == check.passed
+
+
+def version_is_live(model: str, entries: list[LedgerEntry]) -> dg.AssetCheckEvaluation:
+    """Whether a version of the model is live by its ledger, and if not, since when, by whom and why."""
+    live = last_of(entries)
+    words = f"version {live.version}" if live else why_nothing_is_live(entries) or "nothing was ever released"
+    return dg.AssetCheckEvaluation(
+        asset_key=dg.AssetKey([model, "release"]),
+        check_name=VERSION_IS_LIVE,
+        passed=live is not None,
+        metadata={"live": words if live else f"nothing: {words}", LEDGER_NUMBER: len(entries)},
+        severity=dg.AssetCheckSeverity.WARN,
+    )
+
+
+def release_metadata(last: LedgerEntry, entries: list[LedgerEntry]) -> dict[str, Any]:
+    """What a materialisation of `release` tells, whichever act made the version live, or left none so."""
     return {
-        "version": live.version,
-        "previous_champion": "none" if live.previous_version is None else live.previous_version,
-        "act": live.kind.value,
-        "reason": live.reason,
-        LEDGER_NUMBER: live.number,
-        NEWEST_RELEASED: max(x.version for x in [*entries, live]),
-        "artefact_sha256": live.artefact_sha256,
-        "report_sha256": live.report_sha256,
-        "protocol_sha256": live.protocol_sha256,
+        "version": NOTHING_LIVE if last.kind.leaves_nothing_live else last.version,
+        "previous_champion": "none" if last.previous_version is None else last.previous_version,
+        "act": last.kind.value,
+        "reason": last.reason,
+        LEDGER_NUMBER: last.number,
+        NEWEST_RELEASED: max(x.version for x in [*entries, last]),
+        "artefact_sha256": last.artefact_sha256,
+        "report_sha256": last.report_sha256,
+        "protocol_sha256": last.protocol_sha256,
     }
 
 
@@ -279,16 +325,20 @@ def _canonical(said: dict[str, Any]) -> bytes:
 
 
 def _action(entry: LedgerEntry) -> str:
+    if entry.kind.leaves_nothing_live:
+        return "withdraw"
     return "release" if entry.kind is LedgerKind.RELEASE else "rollback"
 
 
 def _breach(entry: LedgerEntry) -> Breach:
     before = f"version {entry.previous_version}" if entry.previous_version is not None else "nothing"
+    gone = entry.kind.leaves_nothing_live
+    now = "nothing" if gone else f"version {entry.version}"
     return Breach(
         model=entry.model,
-        cause=Cause.ROLLBACK,
+        cause=Cause.WITHDRAWAL if gone else Cause.ROLLBACK,
         subject=f"ledger entry {entry.number}",
-        what=f"{entry.kind} from {before} to version {entry.version} by {entry.actor}: {entry.reason}",
+        what=f"{entry.kind} from {before} to {now} by {entry.actor}: {entry.reason}",
         run_id=entry.run_id,
         seen_at=entry.live_from,
     )

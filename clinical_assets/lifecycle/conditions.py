@@ -22,8 +22,13 @@ MONTHLY_TICK = (
 # Plain `eager` would score again after every release, find the same drift again, and retrain for ever.
 FLOW = dg.AutomationCondition.eager().ignore(dg.AssetSelection.tag("chain", "development"))
 
+# A withdrawal materialises the release too, and fails its one blocking check, `a_version_is_live`, until one is again.
+NOTHING_IS_LIVE = dg.AutomationCondition.any_deps_match(
+    dg.AutomationCondition.any_checks_match(dg.AutomationCondition.check_failed(), blocking_only=True)
+).allow(dg.AssetSelection.tag("chain", "development"))
+
 # What `ignore` leaves out is also that something is missing; without a champion there is nothing to score with.
-SCORING = FLOW & ~dg.AutomationCondition.any_deps_missing()
+SCORING = FLOW & ~dg.AutomationCondition.any_deps_missing() & ~NOTHING_IS_LIVE
 
 # `eager` would wait until all months of all years are there; a release publishes in its own job.
 PUBLISHING = (

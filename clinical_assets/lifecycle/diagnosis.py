@@ -27,7 +27,7 @@ from clinical_assets.governance.incidents import (
     Incident,
     faults_of_events,
 )
-from clinical_assets.governance.ledger import LedgerError, last_of
+from clinical_assets.governance.ledger import LedgerError, last_of, why_nothing_is_live
 from clinical_assets.governance.platform_key import platform_key
 from clinical_assets.governance.signers import read_signers
 from clinical_assets.learning.scoring import OUTPUTS
@@ -278,11 +278,12 @@ def _sensitivities(performance: pl.DataFrame, month: date | None) -> tuple[tuple
 
 def _live_version(lake: Lake, model: str) -> tuple[LiveVersion | None, str]:
     try:
-        last = last_of(read_ledger(lake, model))
+        entries = read_ledger(lake, model)
     except LedgerError as error:
         return None, str(error)
-    if last is None:
-        return None, "nothing is live"
+    if (last := last_of(entries)) is None:
+        why = why_nothing_is_live(entries)
+        return None, "nothing is live" + (f": {why}" if why else "")
     return LiveVersion(last.version, last.live_from, last.kind.value, last.trained_through, last.data_origin), ""
 
 

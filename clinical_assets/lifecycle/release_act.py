@@ -92,7 +92,7 @@ def _approvals(checked: list[CheckedSignature]) -> list[Approval]:
 def _unsigned_since(withdrawn: datetime, approvals: list[Approval], protocol: ModelProtocol) -> list[str]:
     since = {x.role for x in approvals if datetime.fromisoformat(x.signed_at) > withdrawn}
     return [
-        f"it was rolled back on {withdrawn:%Y-%m-%d %H:%M} UTC, and no approval as {role} was given since"
+        f"it was rolled back or withdrawn on {withdrawn:%Y-%m-%d %H:%M} UTC, and no approval as {role} was given since"
         for role in protocol.sign_off.roles
         if role not in since
     ]

@@ -9,7 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from clinical_assets.governance.ledger import LedgerEntry, LedgerError, LedgerKind, last_of, release_of, version_before
+from clinical_assets.governance.ledger import (
+    LedgerEntry,
+    LedgerError,
+    LedgerKind,
+    last_of,
+    release_of,
+    released_versions,
+    version_before,
+)
 from clinical_assets.lifecycle.champion_move import (
     LEDGER_WRITTEN,
     Platform,
@@ -46,6 +54,8 @@ def roll_back(
 ) -> Rollback:
     """Make a version live again that was once released; `to` None is the one live before the present one's release.
 
+    Where nothing is live, since the live version was withdrawn, `to` must be given.
+
     Raises LedgerError, RegistryError or LearningError, each of which the audit trail keeps, and then nothing has moved.
     """
     begun = time.monotonic()
@@ -71,12 +81,13 @@ def prepare_rollback(
     if not reason.strip():
         raise LedgerError("a rollback needs a reason, in a sentence; it is kept in the ledger")
     entries = read_ledger(at.lake, protocol.model)
-    if (live := last_of(entries)) is None:
-        raise LedgerError(f"nothing of {protocol.model} is live by the ledger; there is nothing to roll back")
-    target = version_before(entries, live.version) if to is None else to
+    if not entries:
+        raise LedgerError(f"nothing of {protocol.model} was ever released; there is nothing to go back to")
+    live = last_of(entries)
+    target = version_before(entries, live.version) if to is None and live else to
     moved_past_us = mismatch(at.registry, entries, protocol.model)
     basis = _basis(entries, live, target, protocol.model)
-    if target == live.version and not moved_past_us:
+    if live and target == live.version and not moved_past_us:
         raise LedgerError(f"{protocol.model} version {target} is live already")
     version = replace(at.registry.version(protocol.model, basis.version), artefact_sha256=basis.artefact_sha256)
     estimator = at.registry.load(version, protocol.estimator)
@@ -94,7 +105,7 @@ def prepare_rollback(
         number=entries[-1].number + 1,
         live_from=datetime.now(UTC),
         kind=kind,
-        previous_version=live.version,
+        previous_version=live.version if live else None,
         reason=reason,
         actor=actor,
         run_id="",
@@ -103,10 +114,13 @@ def prepare_rollback(
     return entry, smoke_rows
 
 
-def _basis(entries: Sequence[LedgerEntry], live: LedgerEntry, target: int | None, model: str) -> LedgerEntry:
-    if target is None:
+def _basis(entries: Sequence[LedgerEntry], live: LedgerEntry | None, target: int | None, model: str) -> LedgerEntry:
+    released = released_versions(entries)
+    if target is not None:
+        if release := release_of(entries, target):
+            return release
+        raise LedgerError(f"{model} version {target} was never released; released were: {released}")
+    if live and live.version == entries[0].version:
         raise LedgerError(f"{model} version {live.version} was the first release; there is none to go back to")
-    if release := release_of(entries, target):
-        return release
-    released = ", ".join(str(x) for x in sorted({x.version for x in entries if x.kind is LedgerKind.RELEASE}))
-    raise LedgerError(f"{model} version {target} was never released; released were: {released}")
+    why = f"nothing was live when version {live.version} was released" if live else "nothing is live"
+    raise LedgerError(f"{model}: {why}; name with --to the version to put back; released were: {released}")

@@ -67,7 +67,7 @@ def request_repair(
         elif notice.champion_version != champion_version:
             reasons.append(
                 f"{notice.month:%Y-%m} {notice.repair.value} was about version {notice.champion_version}; "
-                f"version {champion_version} has been released since"
+                + (f"version {champion_version} has been released since" if champion_version else "nothing is live now")
             )
         elif history.last_month is not None and notice.month <= history.last_month:
             reasons.append(f"{notice.month:%Y-%m} {notice.repair.value} was done, for {history.last_month:%Y-%m}")

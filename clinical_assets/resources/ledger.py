@@ -24,6 +24,7 @@ from clinical_assets.governance.ledger import (
     entries_of,
     last_of,
     ledger_table,
+    why_nothing_is_live,
 )
 from clinical_assets.protocol import ModelVersion
 from clinical_assets.resources.home import Home
@@ -75,7 +76,8 @@ def mismatch(registry: Registry, entries: list[LedgerEntry], model: str) -> str:
         return ""
     if champion is None or live is None or champion.version != live.version:
         aliased = f"version {champion.version}" if champion else "no version"
-        known = f"version {live.version} is live" if live else "nothing is live"
+        why = why_nothing_is_live(entries)
+        known = f"version {live.version} is live" if live else "nothing is live" + (f": {why}" if why else "")
         return f"the registry's champion of {model} is {aliased}, and by the ledger {known}"
     if champion.artefact_sha256 != live.artefact_sha256:
         return (
@@ -86,23 +88,33 @@ def mismatch(registry: Registry, entries: list[LedgerEntry], model: str) -> str:
 
 
 def verified_champion(home: Home, lake: Lake, registry: Registry, model: str) -> ModelVersion:
-    """The champion that the ledger knows; raises LedgerError where the alias was moved past the platform."""
-    champion = registry.champion(model)
-    if mismatch(registry, read_ledger(lake, model), model):
-        # Between its moving of the alias and its entry in the ledger, a release or a rollback holds the lock.
+    """The champion that the ledger knows.
+
+    Raises LedgerError where the alias was moved past the platform, or the live version was withdrawn.
+    """
+    champion = registry.find(model, CHAMPION)
+    if champion is None or mismatch(registry, read_ledger(lake, model), model):
+        # Between its moving of the alias and its entry in the ledger, every act holds the lock.
         with exclusive(home, model):
-            champion = registry.champion(model)
-            found = mismatch(registry, read_ledger(lake, model), model)
-        if found:
+            champion, entries = registry.find(model, CHAMPION), read_ledger(lake, model)
+            found = mismatch(registry, entries, model)
+        if champion is None and (why := why_nothing_is_live(entries)):
+            raise LedgerError(
+                f"nothing of {model} is live: {why}; nothing is scored until a version is released or put back with "
+                f'`clinical rollback {model} --to N --reason "..."`'
+            )
+        if champion is not None and found:
             raise LedgerError(f"{found}; nothing is scored with it: {remedy(lake, model)}")
-    return champion
+    return champion or registry.champion(model)
 
 
 def remedy(lake: Lake, model: str) -> str:
     """What a person does about an alias that was moved past the platform."""
-    if live := last_of(read_ledger(lake, model)):
+    entries = read_ledger(lake, model)
+    if live := last_of(entries):
         return f'put it back with `clinical rollback {model} --to {live.version} --reason "..."`'
-    return f"delete the alias `{CHAMPION}` of {model} in MLflow, and have a candidate signed and released"
+    otherwise = f', or put a version back with `clinical rollback {model} --to N --reason "..."`' if entries else ""
+    return f"delete the alias `{CHAMPION}` of {model} in MLflow, and have a candidate signed and released{otherwise}"
 
 
 @contextmanager

@@ -17,7 +17,7 @@ SELECT model, version, live_from AS valid_from,
            AS approved_by,
        limits, report_sha256, artefact_sha256, protocol_sha256, training_set_snapshot, trained_through, data_origin
 FROM governance.ledger
-QUALIFY kind != 'expiry'
+QUALIFY kind NOT IN ('withdrawal', 'expiry')
 """
 RELEASE = """
 CREATE OR REPLACE VIEW governance.release AS
@@ -34,6 +34,8 @@ COMMENTS = {
 }
 COLUMN_COMMENTS = {
     "governance.live_versions": {
+        "version": "The version that was live",
+        "kind": "The act that made it live: release, rollback or guard (a rollback by the protocol's own guard)",
         "valid_from": "When the version became live, UTC",
         "valid_to": "When it ceased to be live, UTC; empty for what is live now",
         "approved_by": "Who approved its release, in which role; demonstration signers say so",

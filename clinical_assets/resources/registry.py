@@ -196,6 +196,14 @@ class Registry:
         if self.find(version.model, FIRST_RELEASE) is None:
             client.set_registered_model_alias(version.model, FIRST_RELEASE, str(version.version))
 
+    def withdraw(self, model: str) -> None:
+        """Leave a model without a champion, and its first release as it is; may be done twice.
+
+        Only lifecycle/champion_move.py calls this, which writes it down in the ledger.
+        """
+        if self.find(model, CHAMPION) is not None:
+            self._client().delete_registered_model_alias(model, CHAMPION)
+
     def _client(self) -> "MlflowClient":
         from mlflow import MlflowClient
 

@@ -15,7 +15,7 @@ from clinical_assets.governance.signers import read_signers
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 
-VERBS = ("init", "demo", "fetch", "status", "publish", "sign", "validate", "keys")
+VERBS = ("init", "demo", "fetch", "status", "publish", "sign", "validate", "keys", "withdraw")
 MODEL = "readmission"
 
 
@@ -232,7 +232,8 @@ def test_a_key_is_never_overwritten_and_a_name_never_taken_twice(empty_home: Pat
 
 @pytest.mark.parametrize("said", ["SSN 900-12-3456 looked wrong", "call (312) 555-0143", "see jane.roe@example.org"])
 def test_words_with_an_identifier_in_them_are_refused_before_they_are_kept(empty_home: Path, said: str) -> None:
-    told = one_line(clinical("rollback", MODEL, "--reason", said))
-    assert "--reason seems to hold an identifier" in told
+    for verb in ("rollback", "withdraw"):
+        told = one_line(clinical(verb, MODEL, "--reason", said))
+        assert "--reason seems to hold an identifier" in told
     kept = [path for path in empty_home.rglob("*") if path.is_file() and said.encode() in path.read_bytes()]
     assert kept == []

@@ -17,7 +17,9 @@ from clinical_assets.governance.ledger import (
     last_of,
     ledger_table,
     live_at,
+    valid_until,
     version_before,
+    why_nothing_is_live,
     withdrawn_at,
 )
 
@@ -55,6 +57,7 @@ def history(*acts: tuple[LedgerKind, int]) -> list[LedgerEntry]:
 
 
 RELEASE, ROLLBACK = LedgerKind.RELEASE, LedgerKind.ROLLBACK
+ENDINGS = (LedgerKind.WITHDRAWAL, LedgerKind.EXPIRY)
 THREE_AND_BACK = history((RELEASE, 1), (RELEASE, 2), (RELEASE, 3), (ROLLBACK, 2))
 
 
@@ -131,10 +134,32 @@ def test_what_was_live_when_is_told_to_the_microsecond() -> None:
     assert live_at(THREE_AND_BACK, START + timedelta(days=9)) == THREE_AND_BACK[-1] == last_of(THREE_AND_BACK)
 
 
-def test_after_an_expiry_nothing_is_live() -> None:
-    expired = history((RELEASE, 1), (LedgerKind.EXPIRY, 1))
-    assert last_of(expired) is None
-    assert live_at(expired, START) == expired[0]
+@pytest.mark.parametrize("kind", ENDINGS)
+def test_after_a_withdrawal_or_an_expiry_nothing_is_live(kind: LedgerKind) -> None:
+    ended = history((RELEASE, 1), (kind, 1))
+    assert last_of(ended) is None
+    assert live_at(ended, START) == ended[0]
+    assert live_at(ended, START + timedelta(hours=1)) is None
+    assert why_nothing_is_live(ended) == "version 1 was withdrawn on 2026-03-14 03:00 UTC by user:ann: a drill"
+    again = history((RELEASE, 1), (kind, 1), (ROLLBACK, 1))
+    assert last_of(again) == again[-1]
+    assert live_at(again, START + timedelta(hours=1)) is None
+
+
+def test_where_a_version_is_live_or_none_ever_was_there_is_nothing_to_explain() -> None:
+    assert why_nothing_is_live([]) == ""
+    assert why_nothing_is_live(THREE_AND_BACK) == ""
+
+
+def test_entries_of_every_kind_come_back_from_their_table() -> None:
+    acts = history((RELEASE, 1), *((kind, 1) for kind in LedgerKind))
+    assert entries_of(ledger_table(acts)) == acts
+
+
+def test_a_version_s_days_begin_with_the_act_that_made_it_live() -> None:
+    last = THREE_AND_BACK[-1]
+    assert valid_until(last, 30) == START + timedelta(days=30, hours=3)
+    assert valid_until(last, None) is None
 
 
 def test_a_second_rollback_goes_one_further_back_and_not_forth_again() -> None:
@@ -146,3 +171,10 @@ def test_a_second_rollback_goes_one_further_back_and_not_forth_again() -> None:
 def test_a_version_rolled_back_from_is_withdrawn_and_no_other() -> None:
     assert withdrawn_at(THREE_AND_BACK, 3) == START + timedelta(hours=3)
     assert withdrawn_at(THREE_AND_BACK, 2) is None
+
+
+@pytest.mark.parametrize("kind", ENDINGS)
+def test_a_version_taken_out_of_service_is_withdrawn_though_it_was_put_back_since(kind: LedgerKind) -> None:
+    acts = history((RELEASE, 1), (RELEASE, 2), (kind, 2), (ROLLBACK, 2))
+    assert withdrawn_at(acts, 2) == START + timedelta(hours=2)
+    assert withdrawn_at(acts, 1) is None

@@ -7,6 +7,7 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 import pytest
+from champion_moves import platform_of, sign
 from small_fundus import NewCamera, bring_a_new_camera
 from small_icu import SilentMonth, run_a_silent_month
 from small_platform import (
@@ -24,7 +25,9 @@ from small_platform import (
 
 from clinical_assets.archives.diabetes130 import DIABETES130
 from clinical_assets.governance.pseudonyms import KEY_BYTES
+from clinical_assets.lifecycle.champion_move import Platform, settle
 from clinical_assets.lifecycle.incidents import EVENT_TABLE, INCIDENT_TABLE
+from clinical_assets.lifecycle.release_act import release_version
 from clinical_assets.protocol import ModelVersion
 from clinical_assets.resources.home import Home
 from clinical_assets.resources.ledger import LEDGER_TABLE
@@ -136,3 +139,24 @@ def candidate(developed: Developed) -> Iterator[Developed]:
     shutil.rmtree(platform.home.sign_offs / MODEL / f"v{version.version}", ignore_errors=True)
     restore(platform, developed.champion, before)
     platform.set_alias(CHALLENGER, version)
+
+
+@pytest.fixture(scope="session")
+def kept_instance(developed: Developed) -> Iterator[dg.DagsterInstance]:
+    """Dagster's own state of the home, on disk, as a terminal and a daemon find it."""
+    with dg.DagsterInstance.from_config(str(developed.platform.home.dagster)) as instance:
+        yield instance
+
+
+@pytest.fixture
+def at(candidate: Developed, kept_instance: dg.DagsterInstance) -> Platform:
+    return platform_of(candidate.platform, kept_instance)
+
+
+@pytest.fixture
+def twice_released(candidate: Developed, at: Platform) -> Platform:
+    """Version 1 was live, and version 2 is."""
+    sign(candidate)
+    release_version(at, candidate.platform.protocol, candidate.candidate, "run-of-version-2")
+    settle(at, MODEL)
+    return at

@@ -39,7 +39,7 @@ def look(at: Developed, instance: dg.DagsterInstance, cursor: str | None = None)
 
 
 def check(at: Developed) -> dg.AssetCheckResult:
-    [found] = alias_checks(at.platform.protocol)
+    found, _ = alias_checks(at.platform.protocol)
     return found(**at.platform.resources)
 
 
@@ -74,7 +74,7 @@ def test_the_sensor_opens_one_incident_and_audits_once(moved: Developed, instanc
 
 def test_the_sensor_has_nothing_to_say_of_what_is_right(candidate: Developed, instance: dg.DagsterInstance) -> None:
     said, cursor = look(candidate, instance)
-    assert said == "Dagster now knows the version that is live"
+    assert said == "Dagster now knows what is live"
     assert look(candidate, instance, cursor) == ("the champion of readmission is the ledger's", "")
 
 

@@ -6,6 +6,7 @@ import dagster as dg
 import pytest
 from small_platform import MODEL, definitions_at, small_protocol
 
+from clinical_assets.lifecycle.champion_move import VERSION_IS_LIVE
 from clinical_assets.resources.home import Home
 
 MAY, JUNE = "2024-05", "2024-06"
@@ -18,6 +19,7 @@ FLOWING = (
     "drift_report",
     "repair_plan",
 )
+SCORED = ("profile", "estimated_performance", "drift_report", "repair_plan")
 MONTHLY = ("identified_feed", "dataset", *FLOWING, "performance_report")
 DEVELOPMENT = ("protocol", "training_set", "trained_model", "evaluation", "silent_run", "validation_report", "sign_off")
 
@@ -41,6 +43,13 @@ class Clock:
         keys = self.definitions.resolve_asset_graph().get_all_asset_keys()
         asked = {key.path[-1]: set(result.get_requested_partitions(key)) for key in keys}
         return {asset: partitions for asset, partitions in asked.items() if partitions}
+
+    def says_live(self, passed: bool) -> None:
+        """Record whether a version is live."""
+        key = dg.AssetKey([MODEL, "release"])
+        self.instance.report_runless_asset_event(
+            dg.AssetCheckEvaluation(key, VERSION_IS_LIVE, passed, severity=dg.AssetCheckSeverity.WARN)
+        )
 
     def done(self, *assets: str, month: str | None = None) -> None:
         """Record that assets were materialised."""
@@ -125,6 +134,32 @@ def test_neither_a_retraining_nor_a_release_asks_for_a_month_again(champion: Clo
         assert champion.at(6, 3, 9) == {}
         champion.done("protocol")
         assert champion.at(6, 3, 10) == {}
+
+
+def test_while_nothing_is_live_months_arrive_and_ripen_and_none_is_scored(champion: Clock) -> None:
+    champion.done("release")
+    champion.says_live(False)
+    asked = champion.at(7, 1, 6, 1)
+    assert set(asked) == {"identified_feed", "dataset", "data_quality", "features", "performance_report"}
+    assert asked["performance_report"] == {MAY}
+    champion.done("identified_feed", "dataset", "data_quality", "features", month=JUNE)
+    champion.done("performance_report", month=MAY)
+    champion.done("data_quality", "features", month=MAY)
+    assert not {"predictions", *SCORED} & set(champion.at(7, 1, 6, 2))
+    assert not {"predictions", *SCORED} & set(champion.at(7, 2, 6, 2))
+
+
+def test_once_a_version_is_put_back_the_month_that_waited_is_scored(champion: Clock) -> None:
+    champion.done("release")
+    champion.says_live(False)
+    champion.at(7, 1, 6, 1)
+    champion.done("identified_feed", "dataset", "data_quality", "features", month=JUNE)
+    champion.at(7, 1, 6, 2)
+    champion.done("release")
+    champion.says_live(True)
+    asked = champion.at(7, 1, 6, 3)
+    for asset in ("predictions", *SCORED):
+        assert asked[asset] == {JUNE}, asset
 
 
 def test_a_retraining_is_never_asked_for_by_the_flow_of_months(champion: Clock) -> None:

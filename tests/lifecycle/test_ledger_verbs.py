@@ -59,6 +59,23 @@ def test_a_refused_rollback_is_one_line_and_exit_code_1(typed: Any) -> None:
     assert error == "clinical: readmission version 1 was the first release; there is none to go back to\n"
 
 
+def test_a_withdrawal_is_told_and_the_ledger_says_when_and_why_nothing_was_live(typed: Any) -> None:
+    told = json.loads(typed("withdraw", MODEL, "--reason", "it did [harm]", "--json").stdout)["withdrawn"]
+    assert (told["version"], told["kind"], told["reason"]) == (1, "withdrawal", "it did [harm]")
+    then = ("ledger", MODEL, "--at", told["live_from"])
+    answered = json.loads(typed(*then, "--json").stdout)
+    assert answered["live"] is None
+    assert answered["why_nothing"].startswith("version 1 was withdrawn on ")
+    assert answered["why_nothing"].endswith(": it did [harm]")
+    shown = " ".join(typed(*then).stdout.split())
+    assert "nothing of readmission was live; version 1 was withdrawn on" in shown
+    assert shown.endswith(": it did [harm]")
+    assert "none (was 1)" in " ".join(typed("ledger", MODEL).stdout.split())
+    error = typed("rollback", MODEL, "--reason", "needed", code=1).stderr
+    assert error.endswith("nothing is live; name with --to the version to put back; released were: 1\n")
+    assert "in place of nothing" in typed("rollback", MODEL, "--to", "1", "--reason", "needed").stdout
+
+
 def test_a_rollback_is_told_with_its_seconds_and_status_shows_it(candidate: Developed, typed: Any) -> None:
     candidate.platform.set_alias(CHAMPION, candidate.candidate)
     told = json.loads(typed("rollback", MODEL, "--to", "1", "--reason", "put back", "--json").stdout)

@@ -1,20 +1,18 @@
 """Going back: only to what was released and is unchanged, whole or not at all, and written down."""
 
 import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
-import duckdb
 import pytest
+from champion_moves import audited, live_everywhere, published_as_live, sign
 from killed_act import STEPS_OF_RELEASE, STEPS_OF_ROLLBACK, die
-from small_platform import MODEL, ROLES, Developed, SmallPlatform
+from small_platform import MODEL, Developed
 
-from clinical_assets.cli.platform import model_state
-from clinical_assets.governance.ledger import LedgerError, LedgerKind, last_of
-from clinical_assets.lifecycle.automation import champion_version, waiting_candidate
+from clinical_assets.governance.ledger import LedgerError, LedgerKind
+from clinical_assets.lifecycle.automation import waiting_candidate
 from clinical_assets.lifecycle.champion_move import (
     Intent,
     Platform,
@@ -30,62 +28,8 @@ from clinical_assets.resources.ledger import LEDGER_TABLE, read_ledger
 from clinical_assets.resources.registry import CHAMPION, RegistryError
 
 
-@pytest.fixture(scope="session")
-def kept_instance(developed: Developed) -> Iterator[dg.DagsterInstance]:
-    """Dagster's own state of the home, on disk, as a terminal and a daemon find it."""
-    with dg.DagsterInstance.from_config(str(developed.platform.home.dagster)) as instance:
-        yield instance
-
-
-@pytest.fixture
-def at(candidate: Developed, kept_instance: dg.DagsterInstance) -> Platform:
-    return platform_of(candidate.platform, kept_instance)
-
-
-@pytest.fixture
-def twice_released(candidate: Developed, at: Platform) -> Platform:
-    """Version 1 was live, and version 2 is."""
-    sign(candidate)
-    release_version(at, candidate.platform.protocol, candidate.candidate, "run-of-version-2")
-    settle(at, MODEL)
-    return at
-
-
-def platform_of(small: SmallPlatform, instance: dg.DagsterInstance) -> Platform:
-    return Platform(small.home, small.lake, small.registry, instance)
-
-
-def sign(candidate: Developed, **changes: Any) -> None:
-    for role in ROLES:
-        candidate.platform.sign(candidate.candidate, role, **changes)
-
-
 def back(at: Platform, candidate: Developed, to: int | None = None, **how: Any) -> Rollback:
     return roll_back(at, candidate.platform.protocol, to, "a drill", "user:ann", **how)
-
-
-def live_everywhere(at: Platform) -> set[int | None]:
-    """The live version as the alias, the ledger, `clinical status` and Dagster say; one where they agree."""
-    live = last_of(read_ledger(at.lake, MODEL))
-    return {
-        at.registry.champion(MODEL).version,
-        live.version if live else None,
-        model_state(at.lake, at.registry, MODEL)["champion"],
-        champion_version(at.instance, MODEL),
-    }
-
-
-def published_as_live(at: Platform) -> list[tuple[int, str]]:
-    with duckdb.connect(str(at.home.analytics), read_only=True) as analyst:
-        query = "SELECT version, kind FROM governance.live_versions WHERE model = ? AND valid_to IS NULL"
-        return analyst.execute(query, [MODEL]).fetchall()
-
-
-def audited(at: Platform, action: str) -> list[dict[str, Any]]:
-    import json
-
-    lines = (at.home.audit / "audit.jsonl").read_text().splitlines()
-    return [record for record in map(json.loads, lines) if record["action"] == action]
 
 
 def test_the_version_before_is_live_again_everywhere_and_it_is_written_down(
@@ -121,7 +65,9 @@ def test_a_version_rolled_back_from_does_not_come_back_on_its_old_signatures(
 ) -> None:
     at, protocol = twice_released, candidate.platform.protocol
     back(at, candidate)
-    with pytest.raises(ReleaseError, match=r"it was rolled back on .* no approval as mlops was given since"):
+    with pytest.raises(
+        ReleaseError, match=r"it was rolled back or withdrawn on .* no approval as mlops was given since"
+    ):
         release_version(at, protocol, candidate.candidate, "again")
     assert live_everywhere(at) == {1}
     sign(candidate, signed_at=(datetime.now(UTC) + timedelta(seconds=2)).isoformat())
@@ -252,7 +198,7 @@ def test_a_rollback_killed_after_any_step_leaves_the_old_or_the_new(
     candidate: Developed, twice_released: Platform, last_words: str
 ) -> None:
     at = twice_released
-    ended = die(at.home, candidate.platform.protocol, 1, last_words, release=False)
+    ended = die(at.home, candidate.platform.protocol, 1, last_words, LedgerKind.ROLLBACK)
     assert ended == -signal.SIGKILL
     told = recover(at, MODEL)
     before = STEPS_OF_ROLLBACK.index(last_words) < STEPS_OF_ROLLBACK.index("alias moved")
@@ -273,7 +219,7 @@ def test_a_release_killed_after_any_step_leaves_the_old_or_the_new(
 ) -> None:
     settle(at, MODEL)
     sign(candidate)
-    assert die(at.home, candidate.platform.protocol, 2, last_words, release=True) == -signal.SIGKILL
+    assert die(at.home, candidate.platform.protocol, 2, last_words, LedgerKind.RELEASE) == -signal.SIGKILL
     recover(at, MODEL)
     settle(at, MODEL)
     before = STEPS_OF_RELEASE.index(last_words) < STEPS_OF_RELEASE.index("alias moved")

@@ -192,4 +192,5 @@ def test_what_must_hold_of_rows_stops_a_run_and_unmet_limits_only_warn(definitio
         "every_limit_is_met": False,
         "no_sensitivity_has_fallen": False,
         "champion_is_the_ledger_s": False,
+        "a_version_is_live": True,
     }

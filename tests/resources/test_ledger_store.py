@@ -138,6 +138,26 @@ def test_analysts_see_what_was_live_when_and_every_release(lake: Lake, tmp_path:
         assert analyst.execute(undescribed).fetchall() == []
 
 
+@pytest.mark.parametrize("kind", [LedgerKind.WITHDRAWAL, LedgerKind.EXPIRY])
+def test_analysts_see_no_version_live_from_its_withdrawal_until_the_next(
+    lake: Lake, tmp_path: Path, kind: LedgerKind
+) -> None:
+    first = entry()
+    ended = entry(before=first, version=1, kind=kind)
+    back = entry(before=ended, version=1, kind=LedgerKind.ROLLBACK, previous_version=None)
+    hours = [NOON + timedelta(hours=n) for n in range(3)]
+    periods = "SELECT version, kind, valid_from, valid_to FROM governance.live_versions ORDER BY valid_from"
+    expected: list[tuple[Any, ...]] = [(1, "release", hours[0], hours[1])]
+    for acts, added in (((first, ended), []), ((back,), [(1, "rollback", hours[2], None)])):
+        for each in acts:
+            append_entry(lake, each)
+        expected += added
+        path = publish_analytics(lake, tmp_path / "analytics.duckdb", ["toy"]).path
+        with duckdb.connect(str(path), read_only=True) as analyst:
+            analyst.execute("SET TimeZone = 'UTC'")
+            assert analyst.execute(periods).fetchall() == expected
+
+
 def test_two_acts_on_one_model_never_overlap_and_other_models_do_not_wait(tmp_path: Path) -> None:
     home, inside, most = Home(tmp_path, tmp_path), [], []
 

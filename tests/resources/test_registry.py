@@ -174,6 +174,18 @@ def test_a_release_moves_the_champion_and_the_first_release_stays(
     assert registry.find(MODEL, FIRST_RELEASE) == first
 
 
+def test_a_withdrawal_leaves_no_champion_and_the_first_release_and_may_be_done_twice(
+    registry: Registry, first: ModelVersion, second: ModelVersion
+) -> None:
+    registry.release(first)
+    registry.release(second)
+    for _ in range(2):
+        registry.withdraw(MODEL)
+        assert registry.find(MODEL, CHAMPION) is None
+        assert registry.find(MODEL, FIRST_RELEASE) == first
+    registry.release(second)
+
+
 def test_a_loaded_version_predicts_what_was_registered(
     registry: Registry, first: ModelVersion, protocol: ModelProtocol, rows: pl.DataFrame, estimator: BoostedRisk
 ) -> None:
