@@ -36,7 +36,7 @@ PATIENCE_SECONDS = 60.0
 
 
 class AtWorkError(LedgerError):
-    """Another release or rollback of the model is at work."""
+    """Another release, rollback or withdrawal of the model is at work."""
 
 
 def read_ledger(lake: Lake, model: str) -> list[LedgerEntry]:
@@ -121,7 +121,7 @@ def remedy(lake: Lake, model: str) -> str:
 def exclusive(home: Home, model: str, patience_seconds: float = PATIENCE_SECONDS) -> Iterator[None]:
     """Alone with what is live of a model, among all processes of this machine, until the block ends.
 
-    Raises AtWorkError where another release or rollback does not end in time. A killed process holds no lock.
+    Raises AtWorkError where another act does not end in time. A killed process holds no lock.
     """
     home.acts.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = os.open(home.acts / f"{model}.lock", os.O_CREAT | os.O_RDWR, 0o600)
@@ -129,7 +129,9 @@ def exclusive(home: Home, model: str, patience_seconds: float = PATIENCE_SECONDS
     try:
         while not _locked(lock):
             if time.monotonic() > end:
-                raise AtWorkError(f"another release or rollback of {model} is at work; wait for it, or end its run")
+                raise AtWorkError(
+                    f"another act on {model} is at work: a release, rollback or withdrawal; wait for it, or end its run"
+                )
             time.sleep(0.05)
         yield
     finally:

@@ -116,12 +116,12 @@ class Registry:
         return _from_tags(model, int(found.version), found.tags)
 
     def champion(self, model: str) -> ModelVersion:
-        """The released version; raises RegistryError where nothing was released yet."""
+        """The released version; raises RegistryError where nothing was released yet, or it was withdrawn."""
         if found := self.find(model, CHAMPION):
             return found
         raise RegistryError(
-            f"{model} has no champion yet: train a candidate, have it signed (`clinical sign {model} VERSION ...`) "
-            "and materialise its release"
+            f"{model} has no champion: train a candidate, have it signed (`clinical sign {model} VERSION ...`) and "
+            "materialise its release; `clinical status` tells whether one was withdrawn"
         )
 
     def challenger(self, model: str) -> ModelVersion:

@@ -132,7 +132,7 @@ def test_there_is_nothing_to_publish_from_an_empty_home(empty_home: Path) -> Non
 
 def test_without_a_champion_nothing_is_validated_and_the_way_to_one_is_said(tmp_path: Path) -> None:
     told = one_line(clinical("validate", MODEL, "--source", "nowhere.zip", "--out", str(tmp_path / "out")))
-    assert f"{MODEL} has no champion yet: train a candidate, have it signed" in told
+    assert f"{MODEL} has no champion: train a candidate, have it signed" in told
     assert not (tmp_path / "out").exists()
 
 

@@ -235,7 +235,7 @@ def test_scores_are_the_champion_s_and_the_threshold_its_own(developed: Develope
 
 def test_without_a_champion_scoring_says_how_to_get_one(candidate: Developed) -> None:
     candidate.platform.drop_alias(CHAMPION)
-    with pytest.raises(RegistryError, match=r"readmission has no champion yet: train a candidate, have it signed"):
+    with pytest.raises(RegistryError, match=r"readmission has no champion: train a candidate, have it signed"):
         candidate.platform.run("month", MONTHS[0])
     assert candidate.platform.lake.months(f"{MODEL}.predictions") == [MONTHS[4]]
 

@@ -179,6 +179,6 @@ def test_two_acts_on_one_model_never_overlap_and_other_models_do_not_wait(tmp_pa
 
 def test_who_waits_too_long_for_another_act_is_told(tmp_path: Path) -> None:
     home = Home(tmp_path, tmp_path)
-    refused = pytest.raises(LedgerError, match="another release or rollback of toy is at work")
+    refused = pytest.raises(LedgerError, match="another act on toy is at work")
     with exclusive(home, "toy"), refused, exclusive(home, "toy", patience_seconds=0.1):
         pass

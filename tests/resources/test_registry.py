@@ -147,7 +147,7 @@ def test_the_newest_version_is_the_challenger_and_nothing_is_champion(registry: 
 
 
 def test_without_a_champion_the_error_says_how_to_get_one(registry: Registry) -> None:
-    with pytest.raises(RegistryError, match=r"readmission has no champion yet: train a candidate, have it signed"):
+    with pytest.raises(RegistryError, match=r"readmission has no champion: train a candidate, have it signed"):
         registry.champion(MODEL)
 
 
