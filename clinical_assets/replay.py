@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date
+from functools import cache
 from typing import Any, Protocol
 
 import dagster as dg
@@ -150,9 +151,7 @@ class Replay:
         self._await_repair(month)
 
     def _job(self, name: str, month: date | None = None, without: str | None = None) -> None:
-        from clinical_assets.definitions import defs
-
-        job = defs().resolve_job_def(f"{self.protocol.model}_{name}")
+        job = _definitions().resolve_job_def(f"{self.protocol.model}_{name}")
         assets = [key for key in job.asset_layer.executable_asset_keys if key.path[-1] != without]
         try:
             result = job.execute_in_process(
@@ -237,6 +236,14 @@ class Replay:
             if time.monotonic() > end:
                 raise DemoError(f"{otherwise} within {seconds:.0f} s; see {self.home.dagster / 'daemon.log'}")
             time.sleep(POLL_SECONDS)
+
+
+@cache
+def _definitions() -> dg.Definitions:
+    """All definitions, made once: a replay runs some hundred jobs."""
+    from clinical_assets.definitions import defs
+
+    return defs()
 
 
 def demonstration_signer(home: Home, role: str) -> Signer:
