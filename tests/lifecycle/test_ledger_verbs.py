@@ -30,7 +30,7 @@ def test_the_ledger_tells_what_was_live_who_approved_it_and_on_what_evidence(can
     first, *_ = read_ledger(candidate.platform.lake, MODEL)
     told = json.loads(typed("ledger", MODEL, "--at", first.live_from.isoformat(), "--json").stdout)["live"]
     assert (told["version"], told["kind"], told["report_now"]) == (1, "release", "the file is the one that was signed")
-    assert [x["signer"] for x in told["approvals"]] == [f"dr-{role}" for role in sorted(ROLES)]
+    assert {x["signer"] for x in told["approvals"]} == {f"dr-{role}" for role in ROLES}
     shown = typed("ledger", MODEL, "--at", first.live_from.isoformat()).stdout
     assert "readmission version 1 was live" in shown
     assert "dr-mlops as mlops" in shown
