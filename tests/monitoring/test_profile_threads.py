@@ -15,7 +15,7 @@ from clinical_assets.monitoring import profile_frame
 sys.setswitchinterval(1e-6)  # let the threads take turns as often as they can
 profile_frame(pl.DataFrame({f"c{column}": np.random.default_rng(column).random(1_000) for column in range(8)}))
 """
-PROCESSES = 6
+PROCESSES = 3
 
 
 def test_threads_that_give_their_first_arrays_at_once_do_not_wait_for_each_other_for_ever() -> None:
