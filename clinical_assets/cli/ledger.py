@@ -138,7 +138,7 @@ def show_all(model: str, entries: list[LedgerEntry]) -> None:
         now = "none" if x.kind.leaves_nothing_live else str(x.version)
         version = now if x.previous_version is None else f"{now} (was {x.previous_version})"
         row = (str(x.number), f"{x.live_from:%Y-%m-%d %H:%M:%S}", x.kind.value, version)
-        table.add_row(*row, _approved(x, "\n"), f"{x.actor}: {x.reason}")
+        table.add_row(*row, escape(_approved(x, "\n")), escape(f"{x.actor}: {x.reason}"))
     console.print(table)
 
 
@@ -159,7 +159,7 @@ def show_one(home: Home, live: LedgerEntry, moment: datetime) -> None:
         ("data", live.data_origin),
         ("entry", f"{live.sha256}; the chain of hashes is whole"),
     ):
-        table.add_row(name, words)
+        table.add_row(name, escape(words))
     console.print(table)
 
 

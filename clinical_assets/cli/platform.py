@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import polars as pl
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from clinical_assets.archives.download import download_bar
@@ -102,7 +103,9 @@ def status(as_json: JsonFlag = False) -> None:
     for heading in ("", *(state["model"] for state in states)):
         table.add_column(heading, overflow="fold", ratio=None if heading == "" else 1)
     for name in list(states[0])[1:]:
-        table.add_row(name.replace("_", " "), *("-" if state[name] is None else str(state[name]) for state in states))
+        table.add_row(
+            name.replace("_", " "), *("-" if state[name] is None else escape(str(state[name])) for state in states)
+        )
     console.print(table)
     console.print(f"incidents: {incidents} open (clinical incident list)")
 

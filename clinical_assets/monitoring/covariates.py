@@ -25,6 +25,7 @@ NEWTON_STEPS = 100
 LARGEST_NEWTON_STEP = 2.0
 LARGEST_LOG_ODDS = 30.0
 CONVERGED = 1e-6
+# A step above this part of the one before asks for the curvature anew; a column of zeros would make it singular.
 CURVATURE_SERVES = 0.25
 LEAST_PENALTY = 1e-9
 
