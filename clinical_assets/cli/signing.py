@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import polars as pl
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from clinical_assets.cli.terminal import (
@@ -102,7 +103,7 @@ def sign(
         signer=signer,
         signed_at=now(),
     )
-    console.print(f'As [bold]{signer}[/] ({role}) you [bold]{decision}[/] it: "{reason}"', highlight=False)
+    console.print(f'As [bold]{signer}[/] ({role}) you [bold]{decision}[/] it: "{escape(reason)}"', highlight=False)
     if person.demo:
         console.print("[yellow]This is a demonstration signer.[/]")
     if not yes and not typer.confirm(f"{decision} {model} version {version} as {role}, as {signer}?"):
@@ -157,7 +158,7 @@ def show_what_is_signed(
         outcome = f"[bold red]does not meet {blocking.height} of {report.height} limits[/]"
     title = f"{protocol.title}, version {candidate.version} ({candidate.data_origin})"
     console.print(f"\n[bold]{title}:[/] {outcome}", highlight=False)
-    console.print(protocol.intended_use, style="dim", highlight=False)
+    console.print(escape(protocol.intended_use), style="dim", highlight=False)
     same = champion is not None and champion.version == candidate.version
     facts = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     facts.add_column(style="dim")
@@ -260,6 +261,6 @@ def keys_list(as_json: JsonFlag = False) -> None:
         table.add_column(heading, overflow="fold")
     for signer in signers.values():
         fault = signer.fault_of_key(datetime.now(UTC))
-        counts = f"[red]{fault}[/]" if fault else "[yellow]in demonstrations alone[/]" if signer.demo else "yes"
+        counts = f"[red]{escape(fault)}[/]" if fault else "[yellow]in demonstrations alone[/]" if signer.demo else "yes"
         table.add_row(signer.name, ", ".join(signer.roles), signer.public_key[:12], counts)
     console.print(table, highlight=False)
