@@ -17,13 +17,25 @@ from clinical_assets.resources.access_rights import make_private, refuse_open_se
 PROJECT = Path(__file__).parents[2]
 
 DAGSTER_YAML = """\
+# Written once, by the platform's first command on this home; from then on it is yours.
 nux:
   enabled: false
 telemetry:
   enabled: false
+storage:
+  custom:
+    module: clinical_assets.resources.dagster_storages
+    class: SqliteStorages
+compute_logs:
+  module: clinical_assets.resources.dagster_logs
+  class: StepLogs
+run_launcher:
+  module: clinical_assets.resources.run_workers
+  class: ForkedRuns
 run_monitoring:
   enabled: true
   start_timeout_seconds: 120
+  poll_interval_seconds: 30
   max_runtime_seconds: 7200
 concurrency:
   runs:
@@ -178,7 +190,7 @@ class Home:
         )
 
     def prepare(self) -> None:
-        """Make the folders with their access rights and Dagster's settings; safe to repeat.
+        """Make the folders with their access rights, and Dagster's settings where there are none; safe to repeat.
 
         Raises AccessRightsError where a secret is open to others than its owner.
         """
@@ -188,7 +200,7 @@ class Home:
         for folder in (self.reports, self.sign_offs, self.registry_artefacts, self.lake_data):
             folder.mkdir(parents=True, exist_ok=True)
         settings = self.dagster / "dagster.yaml"
-        if not settings.exists() or settings.read_text() != DAGSTER_YAML:
+        if not settings.exists():
             write_atomically(settings, DAGSTER_YAML)
 
     def choose_archive(self, model: str, path: Path, share_of_patients: float = 1.0) -> None:
