@@ -8,17 +8,13 @@ import json
 import os
 import selectors
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import IO, Any, Literal, cast
 
 import dagster as dg
-import yaml
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -33,25 +29,21 @@ from rich.progress import (
 from clinical_assets.archives.archive import Archive, ArchiveError, PublishedArchive
 from clinical_assets.archives.calendar import CALENDAR_NOTE
 from clinical_assets.archives.download import download_bar, fetch
+from clinical_assets.demo_daemon import Watch, background, daemon
 from clinical_assets.demo_drill import hold_drill
 from clinical_assets.demo_summary import found_table, months_table
 from clinical_assets.governance.outbound import allow_hosts
 from clinical_assets.governance.reidentification import PRIVACY_OFFICER
-from clinical_assets.lifecycle.automation import IN_FLIGHT
 from clinical_assets.lifecycle.champion_move import Platform
 from clinical_assets.protocol import ModelProtocol, load_object, read_protocol
 from clinical_assets.replay import FAILED, POLL_SECONDS, DemoError, demonstration_signer
-from clinical_assets.resources.home import PROJECT, Home, write_atomically
+from clinical_assets.resources.home import Home
 from clinical_assets.resources.lake import Lake
 from clinical_assets.resources.registry import Registry
 
 DataChoice = Literal["auto", "real", "simulated"]
 SEED = 20260101
 ANSWER_WITHIN_SECONDS = 5.0
-HEARTBEAT_SECONDS = 60.0
-SERVER_WITHIN_SECONDS = 120.0
-LOCATION = "clinical_assets"
-"""The name that `dg dev` gives the location too, so that both share their sensors' cursors."""
 
 
 def choose_source(home: Home, protocol: ModelProtocol, data: DataChoice, console: Console) -> Archive:
@@ -83,20 +75,20 @@ def run_demo(home: Home, data: DataChoice, console: Console, models: Sequence[st
     # Whatever asks this process to end, Ctrl-C or a service manager, its daemon and its replays end with it.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     protocols = [read_protocol(model) for model in models]
+    home.prepare()
     for protocol in protocols:
         archive = choose_source(home, protocol, data, console)
         path = f", from {archive.path}" if protocol.archive else ""
         part = "" if archive.share_of_patients == 1.0 else f", {archive.share_of_patients:.0%} of its patients"
         console.print(f"{protocol.title}: {archive.data_origin}{path}{part}", soft_wrap=True)
     console.print(f"{CALENDAR_NOTE} The signers are demonstrations.", soft_wrap=True)
-    home.prepare()
     registry = Registry(home.registry_uri, home.registry_artefacts)
     registry.prepare()
     demonstration_signer(home, PRIVACY_OFFICER)  # without one, nobody could ever say who is behind a pseudonym
     lake = Lake(str(home.lake_catalogue), home.lake_data)
     os.environ["DAGSTER_HOME"] = str(home.dagster)
     with dg.DagsterInstance.get() as instance, daemon(home, instance) as watching:
-        failures = replay_side_by_side(home, protocols, watching.pid, console)
+        failures = replay_side_by_side(home, protocols, watching, console)
         watched = [protocol for protocol in protocols if lake.exists(f"{protocol.model}.drift_report")]
         for protocol in watched:
             console.print(months_table(lake, instance, protocol))
@@ -111,7 +103,7 @@ def run_demo(home: Home, data: DataChoice, console: Console, models: Sequence[st
         raise DemoError("; ".join(failures))
 
 
-def replay_side_by_side(home: Home, protocols: Sequence[ModelProtocol], daemon_pid: int, console: Console) -> list[str]:
+def replay_side_by_side(home: Home, protocols: Sequence[ModelProtocol], watching: Watch, console: Console) -> list[str]:
     """Replay every model in a process of its own, with a bar each; why those that could not go on could not.
 
     One that cannot go on, because its first candidate was refused perhaps, does not stop the others. Whatever ends this
@@ -124,11 +116,12 @@ def replay_side_by_side(home: Home, protocols: Sequence[ModelProtocol], daemon_p
         failures: dict[subprocess.Popen[bytes], str] = {}
         selector = stack.enter_context(selectors.DefaultSelector())
         for protocol in protocols:
-            process = stack.enter_context(replay_process(home, protocol.model, daemon_pid))
+            process = stack.enter_context(replay_process(home, protocol.model))
             replays[process] = progress.add_task(protocol.model, total=None)
             selector.register(cast(IO[bytes], process.stdout), selectors.EVENT_READ, process)
         while replays:
-            for key, _ in selector.select():
+            watching.look()
+            for key, _ in selector.select(POLL_SECONDS):
                 process, output = key.data, cast(IO[bytes], key.fileobj)
                 if line := output.readline():
                     told: dict[str, Any] = json.loads(line)
@@ -140,101 +133,20 @@ def replay_side_by_side(home: Home, protocols: Sequence[ModelProtocol], daemon_p
                 selector.unregister(output)
                 progress.stop_task(replays.pop(process))
                 if process.wait() != 0 and process not in failures:
-                    failures[process] = f"the replay of {process.args[-2]} ended in an error; see {home.dagster}"
+                    failures[process] = f"the replay of {process.args[-1]} ended in an error; see {home.dagster}"
     return list(failures.values())
 
 
 @contextmanager
-def replay_process(home: Home, model: str, daemon_pid: int) -> Iterator[subprocess.Popen[bytes]]:
+def replay_process(home: Home, model: str) -> Iterator[subprocess.Popen[bytes]]:
     """The process that replays one model, until the block ends."""
     addresses = {"CLINICAL_HOME": str(home.root), "CLINICAL_RAW": str(home.raw)}
-    command = [sys.executable, "-m", "clinical_assets.replay", model, str(daemon_pid)]
+    command = [sys.executable, "-m", "clinical_assets.replay", model]
     with background(command, home.dagster / f"replay-{model}.log", addresses, subprocess.PIPE) as process:
         try:
             yield process
         finally:
             cast(IO[bytes], process.stdout).close()
-
-
-@contextmanager
-def background(
-    command: Sequence[str], log: Path, environment: Mapping[str, str], output: int | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A process of its own until the block ends; then it is interrupted as by Ctrl-C, or else killed."""
-    with log.open("ab") as written:
-        process = subprocess.Popen(
-            command,
-            cwd=PROJECT,
-            stdout=output or written,
-            stderr=written,
-            bufsize=0,  # a line that lay in a buffer would not wake a selector
-            start_new_session=True,
-            env={**os.environ, **environment},
-        )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(20)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-def end_abandoned_runs(instance: dg.DagsterInstance, home: Home) -> None:
-    """Mark the runs of a demonstration that was killed as failed; raises DemoError where another daemon is at work."""
-    beats = [status.last_heartbeat for status in instance.get_daemon_statuses().values()]
-    if any(beat and time.time() - beat.timestamp < HEARTBEAT_SECONDS for beat in beats):
-        raise DemoError(f"a Dagster daemon is at work on {home.root} (`make dev`?); stop it first, and wait a minute")
-    for run in instance.get_runs(dg.RunsFilter(statuses=IN_FLIGHT)):
-        instance.report_run_failed(run, "The process of this run ended before the run did.")
-
-
-@contextmanager
-def daemon(home: Home, instance: dg.DagsterInstance) -> Iterator[subprocess.Popen[bytes]]:
-    """The real Dagster daemon, working on this home until the block ends."""
-    end_abandoned_runs(instance, home)
-    # A script's background jobs ignore SIGINT, and so would the daemon, which maps SIGTERM to its handler.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    environment = {"DAGSTER_HOME": str(home.dagster)}
-    try:
-        with code_server(home, environment) as workspace:
-            command = [sys.executable, "-m", "dagster._daemon", "run", "-w", str(workspace)]
-            with background(command, home.dagster / "daemon.log", environment) as process:
-                yield process
-    finally:
-        instance.wipe_daemon_heartbeats()
-
-
-@contextmanager
-def code_server(home: Home, environment: Mapping[str, str]) -> Iterator[Path]:
-    """A server of this package's definitions until the block ends, and the workspace that names it.
-
-    Without it the daemon would start a new one every minute, at eight seconds of CPU time.
-    """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    location = {"host": "127.0.0.1", "port": port, "location_name": LOCATION}
-    workspace = home.dagster / "workspace.yaml"
-    write_atomically(workspace, yaml.safe_dump({"load_from": [{"grpc_server": location}]}))
-    module = ["-m", "clinical_assets.definitions", "--location-name", LOCATION]
-    command = [sys.executable, "-m", "dagster", "api", "grpc", *module, "-h", "127.0.0.1", "-p", str(port)]
-    log = home.dagster / "code-server.log"
-    with background(command, log, environment) as process:
-        end = time.monotonic() + SERVER_WITHIN_SECONDS
-        while not answers(port):
-            if process.poll() is not None or time.monotonic() > end:
-                raise DemoError(f"the server of the definitions did not start; see {log}")
-            time.sleep(POLL_SECONDS)
-        yield workspace
-
-
-def answers(port: int) -> bool:
-    """Whether something on this machine takes connections at a port."""
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def where_to_look(home: Home, registry: Registry, protocols: list[ModelProtocol]) -> str:

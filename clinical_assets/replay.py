@@ -5,7 +5,6 @@ replay. Does not belong here: which archives are used, and what is shown of the 
 """
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +16,8 @@ from typing import Any, Protocol
 import dagster as dg
 import polars as pl
 from dagster._core.scheduler.instigation import InstigatorType
+from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG as RANGE_END
+from dagster._core.storage.tags import ASSET_PARTITION_RANGE_START_TAG as RANGE_START
 
 from clinical_assets.archives.calendar import FIRST_MONTH, REPLAY_MONTHS
 from clinical_assets.governance.audit_trail import AuditTrail, person_at_terminal
@@ -65,14 +66,6 @@ class Progress(Protocol):
         ...
 
 
-class Process(Protocol):
-    """A process that may have ended."""
-
-    def poll(self) -> int | None:
-        """None as long as it runs."""
-        ...
-
-
 @dataclass(frozen=True)
 class Replay:
     """One model's two years: months arrive one by one; the daemon alone retrains and releases."""
@@ -83,7 +76,6 @@ class Replay:
     instance: dg.DagsterInstance
     protocol: ModelProtocol
     progress: Progress
-    daemon: Process
 
     def run(self) -> None:
         """Everything that has not happened yet on this home."""
@@ -91,7 +83,7 @@ class Replay:
         months = [FIRST_MONTH]
         while len(months) < REPLAY_MONTHS:
             months.append(month_after(months[-1]))
-        task = self.progress.add_task(model, total=REPLAY_MONTHS + 2)
+        task = self.progress.add_task(model, total=REPLAY_MONTHS - develop + 3)
 
         def step(words: str, act: Callable[[], None] | None) -> None:
             self.progress.update(task, description=f"{model}: {words}")
@@ -100,8 +92,10 @@ class Replay:
             self.progress.advance(task)
 
         taken_in = self._partitions("features")
-        for month in months[:develop]:
-            step(f"{month:%Y-%m} arrives", None if month in taken_in else lambda m=month: self._job("intake", m))
+        to_come = [month for month in months[:develop] if month not in taken_in]
+        first, last = months[0], months[develop - 1]
+        words = f"{first:%Y-%m} to {last:%Y-%m} arrive"
+        step(words, (lambda: self._job("intake", to_come[0], to_come[-1])) if to_come else None)
         released = champion_version(self.instance, model) is not None
         trained = self.instance.get_latest_materialization_event(dg.AssetKey([model, "validation_report"])) is not None
         step("a first model is trained and validated", None if trained else lambda: self._job("retraining"))
@@ -144,23 +138,22 @@ class Replay:
             self._wait(seen, RUN_WITHIN_SECONDS, f"the silent run of {model} on {newest:%Y-%m} did not end")
 
     def _month(self, month: date) -> None:
-        # Nobody reads in between: the file is published with every release, and at the end.
-        self._job("month", month, without="analytics")
+        self._job("month", month)
         for unripe in self._unripe_months(month):
-            self._job("ripening", unripe, without="analytics")
+            self._job("ripening", unripe)
         self._await_repair(month)
 
-    def _job(self, name: str, month: date | None = None, without: str | None = None) -> None:
+    def _job(self, name: str, month: date | None = None, last: date | None = None) -> None:
+        """One of the model's jobs in this process: of no month, of one, or of all from one to the last."""
         job = _definitions().resolve_job_def(f"{self.protocol.model}_{name}")
-        assets = [key for key in job.asset_layer.executable_asset_keys if key.path[-1] != without]
+        together = {RANGE_START: f"{month:%Y-%m}", RANGE_END: f"{last:%Y-%m}"} if month and last else {}
         try:
             result = job.execute_in_process(
                 instance=self.instance,
-                partition_key=f"{month:%Y-%m}" if month else None,
-                asset_selection=assets if without else None,
+                partition_key=f"{month:%Y-%m}" if month and not last else None,
                 run_config=QUIET,
                 raise_on_error=True,
-                tags={TRIGGER: DEMONSTRATION},
+                tags={TRIGGER: DEMONSTRATION, **together},
             )
         except (dg.DagsterExecutionInterruptedError, RuntimeError) as error:
             # Dagster has its own interruption, and DuckDB makes a RuntimeError of it in the middle of a query.
@@ -231,8 +224,6 @@ class Replay:
     def _wait(self, happened: Callable[[], bool], seconds: float, otherwise: str) -> None:
         end = time.monotonic() + seconds
         while not happened():
-            if self.daemon.poll() is not None:
-                raise DemoError(f"the daemon has stopped; see {self.home.dagster / 'daemon.log'}")
             if time.monotonic() > end:
                 raise DemoError(f"{otherwise} within {seconds:.0f} s; see {self.home.dagster / 'daemon.log'}")
             time.sleep(POLL_SECONDS)
@@ -297,22 +288,7 @@ class WrittenProgress:
         print(json.dumps(what), flush=True)
 
 
-@dataclass(frozen=True)
-class OtherProcess:
-    """A process known by its number alone."""
-
-    pid: int
-
-    def poll(self) -> int | None:
-        """None as long as there is such a process."""
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return 0
-        return None
-
-
-def main(model: str, daemon_pid: int) -> int:
+def main(model: str) -> int:
     """Replay one model on the home of the environment; a DemoError is told to the process that started this one."""
     home = Home.from_environment()
     guard_outbound(AuditTrail(home.audit), person_at_terminal())
@@ -320,8 +296,7 @@ def main(model: str, daemon_pid: int) -> int:
     registry = Registry(home.registry_uri, home.registry_artefacts)
     try:
         with dg.DagsterInstance.get() as instance:
-            watching = OtherProcess(daemon_pid)
-            Replay(home, lake, registry, instance, read_protocol(model), WrittenProgress(), watching).run()
+            Replay(home, lake, registry, instance, read_protocol(model), WrittenProgress()).run()
     except DemoError as error:
         print(json.dumps({FAILED: str(error)}), flush=True)
         return 1
@@ -331,4 +306,4 @@ def main(model: str, daemon_pid: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], int(sys.argv[2])))
+    sys.exit(main(sys.argv[1]))

@@ -3,10 +3,13 @@
 Belongs here: the assets that make rows. Does not belong here: how an archive is read or a feature computed.
 """
 
+from collections.abc import Sequence
+from datetime import date
+
 import dagster as dg
 import polars as pl
 
-from clinical_assets.archives.archive import MonthWindow, contract_of, describe_columns
+from clinical_assets.archives.archive import Archive, MonthWindow, contract_of, describe_columns
 from clinical_assets.archives.calendar import FIRST_MONTH, LAST_MONTH
 from clinical_assets.archives.data_quality import count_affected, tabulate_quality, worst_faults
 from clinical_assets.governance.canaries import canaries
@@ -30,6 +33,18 @@ from clinical_assets.resources.platform import PROTOCOL_JSON, HomeResource
 MONTHS = dg.MonthlyPartitionsDefinition(
     start_date=f"{FIRST_MONTH:%Y-%m}", end_date=f"{month_after(LAST_MONTH):%Y-%m}", fmt="%Y-%m"
 )
+TOGETHER = dg.BackfillPolicy.single_run()
+"""Months that are asked for together, as those of a development year, are one run and one commit a table."""
+
+
+def months_asked_for(context: dg.AssetExecutionContext) -> list[date]:
+    """The months that a run is to make, in order, without a gap."""
+    return [MONTHS.time_window_for_partition_key(key).start.date() for key in context.partition_keys]
+
+
+def window_of(months: Sequence[date]) -> MonthWindow:
+    """From the first of these months to the end of the last."""
+    return MonthWindow(months[0], month_after(months[-1]))
 
 
 def protocol_asset(protocol: ModelProtocol) -> dg.AssetsDefinition:
@@ -60,40 +75,48 @@ def protocol_asset(protocol: ModelProtocol) -> dg.AssetsDefinition:
     return stamped
 
 
-@dg.asset(partitions_def=MONTHS, automation_condition=MONTHLY_TICK, kinds={"polars"})
+@dg.asset(partitions_def=MONTHS, backfill_policy=TOGETHER, automation_condition=MONTHLY_TICK, kinds={"polars"})
 def identified_feed(
     context: dg.AssetExecutionContext, protocol: ModelProtocol, home: HomeResource
 ) -> dg.MaterializeResult:
     """The month's rows with direct identifiers, encrypted in the identified zone; of a simulated archive alone."""
-    archive, month = home.open().open_archive(protocol), context.partition_time_window.start.date()
+    archive = home.open().open_archive(protocol)
     if not has_identified_feed(archive):
         record_kept(home.open().audit, context.asset_key, context.run, details={"data_origin": archive.data_origin})
         return dg.MaterializeResult(metadata={"data_origin": archive.data_origin, "identifiers": NO_IDENTIFIERS})
     planted = canaries(load_or_create_key(home.open().pseudonym_key))
-    rows = identified_rows(protocol, archive, month, planted)
-    path = zone_of(home.open()).write(protocol.model, month, rows)
+    feeds = {month: identified_rows(protocol, archive, month, planted) for month in months_asked_for(context)}
+    for month, rows in feeds.items():
+        zone_of(home.open()).write(protocol.model, month, rows)
     record_kept(home.open().audit, context.asset_key, context.run, details={"data_origin": archive.data_origin})
     return dg.MaterializeResult(
         metadata={
             "data_origin": archive.data_origin,
             "identifiers": "simulated: nobody is behind any of them",
-            "patients": rows[protocol.patient].n_unique(),
-            "path": dg.MetadataValue.path(path),
+            "patients": pl.concat([rows[protocol.patient] for rows in feeds.values()]).n_unique(),
+            "path": dg.MetadataValue.path(home.open().identified / protocol.model),
             "declaration": markdown_table(declaration_table(protocol)),
         }
     )
 
 
-@dg.asset(deps=["identified_feed"], partitions_def=MONTHS, automation_condition=FLOW, kinds={"polars", "duckdb"})
+@dg.asset(
+    deps=["identified_feed"],
+    partitions_def=MONTHS,
+    backfill_policy=TOGETHER,
+    automation_condition=FLOW,
+    kinds={"polars", "duckdb"},
+)
 def dataset(
     context: dg.AssetExecutionContext, protocol: ModelProtocol, home: HomeResource
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """One row per prediction unit of the month, de-identified, with pseudonyms in place of identifiers."""
-    archive, month = home.open().open_archive(protocol), context.partition_time_window.start.date()
+    archive, months = home.open().open_archive(protocol), months_asked_for(context)
     if has_identified_feed(archive):
-        rows = de_identified_rows(home.open(), protocol, month, context.run.run_id)
+        run_id = context.run.run_id
+        rows = pl.concat([de_identified_rows(home.open(), protocol, month, run_id) for month in months])
     else:
-        rows = pseudonymous_rows(home.open(), protocol, archive, month)
+        rows = pseudonymous_rows(home.open(), protocol, archive, window_of(months))
     return dg.MaterializeResult(
         value=rows,
         metadata={
@@ -107,18 +130,16 @@ def dataset(
     )
 
 
-@dg.asset(partitions_def=MONTHS, automation_condition=FLOW, kinds={"polars", "duckdb"})
+@dg.asset(partitions_def=MONTHS, backfill_policy=TOGETHER, automation_condition=FLOW, kinds={"polars", "duckdb"})
 def data_quality(
     context: dg.AssetExecutionContext, protocol: ModelProtocol, dataset: pl.DataFrame, home: HomeResource
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """What the month's data lack: values missing in each column, values no patient can have, records in quarantine."""
-    window = MonthWindow.of_month(context.partition_time_window.start.date())
     archive = home.open().open_archive(protocol)
-    faults = load_object(protocol.faults)(archive, window) if protocol.faults else None
-    table = tabulate_quality(dataset, faults)
-    table = pseudonymise(table, ("place",), load_or_create_key(home.open().pseudonym_key)).select(
-        pl.lit(window.start).alias("month"), pl.all(), pl.lit(archive.data_origin).alias("data_origin")
+    table = pl.concat(
+        quality_of_month(protocol, archive, dataset.filter(month=month), month) for month in months_asked_for(context)
     )
+    table = pseudonymise(table, ("place",), load_or_create_key(home.open().pseudonym_key))
     return dg.MaterializeResult(
         value=table,
         metadata={
@@ -130,11 +151,23 @@ def data_quality(
     )
 
 
-@dg.asset(partitions_def=MONTHS, automation_condition=FLOW, kinds={"polars", "duckdb"})
+def quality_of_month(protocol: ModelProtocol, archive: Archive, dataset: pl.DataFrame, month: date) -> pl.DataFrame:
+    """One row a column and fault of a month's data, places under the archive's own names."""
+    faults = load_object(protocol.faults)(archive, MonthWindow.of_month(month)) if protocol.faults else None
+    return tabulate_quality(dataset, faults).select(
+        pl.lit(month).alias("month"), pl.all(), pl.lit(archive.data_origin).alias("data_origin")
+    )
+
+
+@dg.asset(partitions_def=MONTHS, backfill_policy=TOGETHER, automation_condition=FLOW, kinds={"polars", "duckdb"})
 def features(protocol: ModelProtocol, dataset: pl.DataFrame) -> dg.MaterializeResult[pl.DataFrame]:
     """What the estimator sees of each prediction unit of the month, with its outcome and when that can be known."""
     clinical = dataset.drop(DEMOGRAPHICS, strict=False)
-    rows = load_object(protocol.features)(clinical) if protocol.features else clinical
+    rows = clinical
+    if protocol.features:
+        make = load_object(protocol.features)
+        # Month by month: what a unit's features are may not depend on which months are made together.
+        rows = pl.concat([make(of_month) for of_month in clinical.partition_by("month", maintain_order=True)])
     descriptions = describe_columns(contract_of(load_object(protocol.cohort)))
     if protocol.feature_descriptions:
         descriptions |= load_object(protocol.feature_descriptions)()

@@ -67,9 +67,9 @@ def has_identified_feed(archive: Archive) -> bool:
     return archive.data_origin == SIMULATED
 
 
-def archived_month(protocol: ModelProtocol, archive: Archive, month: date) -> pl.DataFrame:
-    """The month's rows as the cohort function makes them, under the archive's own identifiers, with their origin."""
-    rows = load_object(protocol.cohort)(archive, MonthWindow.of_month(month))
+def archived_rows(protocol: ModelProtocol, archive: Archive, window: MonthWindow) -> pl.DataFrame:
+    """The rows of months as the cohort function makes them, under the archive's own identifiers, with their origin."""
+    rows = load_object(protocol.cohort)(archive, window)
     rows = take_patients(rows, protocol.patient, archive.share_of_patients)
     return rows.with_columns(data_origin=pl.lit(archive.data_origin))
 
@@ -80,7 +80,7 @@ def identified_rows(protocol: ModelProtocol, archive: Archive, month: date, plan
     One patient of the month carries the canaries, so that a leak of the feed, of any column, is found for certain.
     """
     ages = [item.column for item in declared_columns(protocol) if item.rule is Rule.POOL_AGE]
-    rows = archived_month(protocol, archive, month)
+    rows = archived_rows(protocol, archive, MonthWindow.of_month(month))
     numbers_first = sorted(ages, key=lambda column: rows.schema[column] == pl.String)
     feed = identify(
         rows,
@@ -124,10 +124,10 @@ def de_identified_rows(home: Home, protocol: ModelProtocol, month: date, run_id:
     )
 
 
-def pseudonymous_rows(home: Home, protocol: ModelProtocol, archive: Archive, month: date) -> pl.DataFrame:
-    """The month of an archive that its publisher has de-identified, with pseudonyms in place of its numbers."""
+def pseudonymous_rows(home: Home, protocol: ModelProtocol, archive: Archive, window: MonthWindow) -> pl.DataFrame:
+    """Months of an archive that its publisher has de-identified, with pseudonyms in place of its numbers."""
     key = load_or_create_key(home.pseudonym_key)
-    return pseudonymise(archived_month(protocol, archive, month), (protocol.unit, protocol.patient), key)
+    return pseudonymise(archived_rows(protocol, archive, window), (protocol.unit, protocol.patient), key)
 
 
 def declared_columns(protocol: ModelProtocol) -> tuple[DeclaredColumn, ...]:

@@ -31,7 +31,7 @@ from clinical_assets.governance.reidentification import ReidentificationTable, o
 from clinical_assets.governance.safe_harbor import derive_shift_key
 from clinical_assets.governance.signers import read_signers
 from clinical_assets.learning.splits import BUCKET, kept_split, patient_buckets
-from clinical_assets.lifecycle.identified_month import MRN, archived_month, has_identified_feed, zone_of
+from clinical_assets.lifecycle.identified_month import MRN, archived_rows, has_identified_feed, zone_of
 from clinical_assets.protocol import ModelProtocol, load_object
 from clinical_assets.resources.home import Home
 from clinical_assets.resources.lake import Lake
@@ -105,7 +105,7 @@ def _identified(home: Home, protocol: ModelProtocol, month: date, actor: str) ->
     archive = home.open_archive(protocol)
     if has_identified_feed(archive):
         return zone_of(home).read(protocol.model, month, actor=actor, reason=MESSAGE)
-    return archived_month(protocol, archive, month)
+    return archived_rows(protocol, archive, MonthWindow.of_month(month))
 
 
 def _tables_with_pseudonyms(lake: Lake, protocol: ModelProtocol) -> Iterator[tuple[str, pl.DataFrame, list[str]]]:

@@ -33,7 +33,12 @@ def record_kept(
 
     `audit` is the folder of the trail. Raises AuditError where nothing can be recorded: the step fails then.
     """
-    _record(audit, asset, run.tags.get("dagster/partition"), run, None, details or {})
+    _record(audit, asset, _partitions_of(run), run, None, details or {})
+
+
+def _partitions_of(run: dg.DagsterRun) -> str | None:
+    start, end = (run.tags.get(f"dagster/asset_partition_range_{which}") for which in ("start", "end"))
+    return f"{start}..{end}" if start and end else run.tags.get("dagster/partition")
 
 
 def _record(

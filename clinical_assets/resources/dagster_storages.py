@@ -26,6 +26,7 @@ from dagster._core.storage.runs.sqlite.sqlite_run_storage import SqliteRunStorag
 from dagster._core.storage.schedules.sqlite.sqlite_schedule_storage import SqliteScheduleStorage
 from dagster._core.storage.sqlite import create_db_conn_string
 from dagster._serdes import ConfigurableClass, ConfigurableClassData
+from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.pool import QueuePool
 
@@ -160,7 +161,7 @@ def _opened(instance: dg.DagsterInstance, folder: str, name: str, make: Any) -> 
                 max_overflow=MOST_OPEN - KEPT_OPEN,
                 connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
             )
-            db.event.listen(engine, "connect", _sync_seldom)
+            event.listen(engine, "connect", _sync_seldom)
             _ENGINES[key] = engine
         return _ENGINES[key]
 

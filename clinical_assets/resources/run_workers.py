@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -39,6 +40,7 @@ PRELOADED = (
     *("matplotlib.figure", "jinja2", "sklearn.calibration", "scipy.special"),
 )
 SAME_START_SECONDS = 1.0
+ENDS_WITHIN_SECONDS = 5.0
 
 
 class RunWorkerError(RuntimeError):
@@ -190,10 +192,12 @@ class _Server:
         return int(answer)
 
     def close(self) -> None:
-        """No more runs; those at work go on."""
+        """No more runs; those at work go on, and the server ends once they have."""
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
                 pipe.close()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(ENDS_WITHIN_SECONDS)
 
 
 def _newest_source() -> float:
@@ -215,13 +219,27 @@ def serve() -> None:
     definitions.__dict__["defs"] = definitions.defs()
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what a run prints outside its steps goes to the daemon's log
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended runs leave nothing behind
+    signal.signal(signal.SIGCHLD, _reap)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for line in sys.stdin:
         if (pid := os.fork()) == 0:
             answers.close()
             _execute(json.loads(line))
         answers.write(f"{pid}\n")
+    while True:
+        try:
+            os.wait()
+        except ChildProcessError:
+            return
+
+
+def _reap(*_: object) -> None:
+    """Take note of the runs that have ended, so that their times count as this process's."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return
 
 
 def _execute(arguments: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 from small_platform import MODEL, SmallPlatform, small_protocol, write_archive
 from typer.testing import CliRunner, Result
 
-from clinical_assets.archives.archive import SIMULATED_MARKER, contract_of
+from clinical_assets.archives.archive import SIMULATED_MARKER, MonthWindow, contract_of
 from clinical_assets.archives.identified_feed import SimulatedIdentity
 from clinical_assets.cli import app
 from clinical_assets.defs.readmission.cohort import Encounter
@@ -20,7 +20,7 @@ from clinical_assets.governance.signatures import create_key
 from clinical_assets.governance.signers import Signer, add_signer, read_signers
 from clinical_assets.learning.splits import ripe_months
 from clinical_assets.lifecycle import identified_month
-from clinical_assets.lifecycle.identified_month import archived_month, declared_columns, zone_of
+from clinical_assets.lifecycle.identified_month import archived_rows, declared_columns, zone_of
 from clinical_assets.protocol import ModelProtocol, load_object, protocol_names, read_protocol
 
 MARCH, A_YEAR_LATER = date(2024, 3, 1), date(2025, 3, 1)
@@ -183,7 +183,7 @@ def test_a_published_archive_has_no_identified_feed_and_its_rows_are_as_ever(
     opened = platform.home.open_archive(platform.protocol)
     assert opened.data_origin.startswith("real:")
     key = load_or_create_key(platform.home.pseudonym_key)
-    expected = pseudonymise(archived_month(platform.protocol, opened, MARCH), ("encounter_id", "patient_id"), key)
+    expected = pseudonymise(archived_rows(platform.protocol, opened, MonthWindow.of_month(MARCH)), ("encounter_id", "patient_id"), key)
     kept = (
         platform.lake.read(DATASET)
         .select(expected.columns)
