@@ -13,10 +13,18 @@ from clinical_assets.resources.home import Home
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
+BEFORE: set[int] = set()
+
+
+def children() -> set[int]:
+    """The processes that this one has started, and that are at work."""
+    return {child.pid for child in psutil.Process().children(recursive=True)}
+
+
 @dg.asset
 def printed() -> None:
     """Prints what it was asked to, and how many processes it has started."""
-    print(f"said on the ward; {len(psutil.Process().children(recursive=True))} processes")
+    print(f"said on the ward; {len(children() - BEFORE)} processes")
 
 
 @dg.asset(deps=[printed])
@@ -94,6 +102,7 @@ def test_who_watches_a_run_is_told_of_its_events_while_they_come(instance: dg.Da
 
 
 def test_what_a_step_prints_is_kept_in_its_file_and_starts_no_process(instance: dg.DagsterInstance) -> None:
+    BEFORE.update(children())
     run_id = run(instance).run_id
     logs = instance.compute_log_manager
     assert isinstance(logs, StepLogs)
