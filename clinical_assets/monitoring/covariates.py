@@ -22,7 +22,7 @@ LEAST_DEVIATION = 0.1
 MOST_DEVIATIONS = 4.0
 
 NEWTON_STEPS = 100
-# Per unit of weight: the gradient at a maximum, and by how much of the rise that the gradient promises a step must rise.
+# The gradient at a maximum, a unit of weight; and how much of the rise that its gradient promises a step must bring.
 LARGEST_GRADIENT = 1e-7
 LEAST_RISE = 1e-4
 MOST_HALVINGS = 30
@@ -111,7 +111,7 @@ def fit_logistic(
     (Armijo 1966), so that the curvature may be kept, and of single precision. The maximum does not depend on the start.
 
     `matrix` is rows x columns, `label` 0 or 1 and `weight` one entry a row, `penalty`, `centre` and `start` (the centre
-    where none is given) one a column. Raises NotConvergedError where the gradient is not near 0 after the steps allowed.
+    where none is given) one a column. Raises NotConvergedError where the gradient is not near 0 after all steps.
     """
     coefficients = (centre if start is None else start).copy()
     log_odds = matrix @ coefficients
