@@ -28,6 +28,7 @@ INTAKE = ("identified_feed", "dataset", "data_quality", "features")
 MONTHLY = (
     *INTAKE,
     "predictions",
+    "scored_history",
     "profile",
     "estimated_performance",
     "drift_report",

@@ -26,13 +26,17 @@ CHAIN = {
     "release": {"protocol", "trained_model", "validation_report", "sign_off"},
     "predictions": {"protocol", "features", "release"},
     "profile": {"protocol", "features", "predictions"},
-    "estimated_performance": {"protocol", "features", "predictions"},
-    "drift_report": {"protocol", "features", "predictions", "estimated_performance", "profile"},
-    "performance_report": {"protocol", "features", "predictions", "estimated_performance"},
-    "repair_plan": {"protocol", "drift_report", "estimated_performance"},
+    "scored_history": {"protocol", "features", "predictions"},
+    "estimated_performance": {"protocol", "features", "predictions", "scored_history"},
+    "drift_report": {"protocol", "features", "predictions", "scored_history", "estimated_performance", "profile"},
+    "performance_report": {"protocol", "scored_history", "estimated_performance"},
+    "repair_plan": {"protocol", "scored_history", "drift_report", "estimated_performance"},
     "analytics": {"drift_report", "performance_report", "repair_plan", "validation_report", "release"},
 }
-WATCHED = {"profile", "estimated_performance", "drift_report", "performance_report", "repair_plan"}
+WATCHED = {
+    *("scored_history", "profile", "estimated_performance", "drift_report"),
+    *("performance_report", "repair_plan"),
+}
 MONTHLY = {"identified_feed", "dataset", "data_quality", "features", "predictions", *WATCHED}
 
 
