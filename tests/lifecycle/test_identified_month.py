@@ -183,7 +183,9 @@ def test_a_published_archive_has_no_identified_feed_and_its_rows_are_as_ever(
     opened = platform.home.open_archive(platform.protocol)
     assert opened.data_origin.startswith("real:")
     key = load_or_create_key(platform.home.pseudonym_key)
-    expected = pseudonymise(archived_rows(platform.protocol, opened, MonthWindow.of_month(MARCH)), ("encounter_id", "patient_id"), key)
+    expected = pseudonymise(
+        archived_rows(platform.protocol, opened, MonthWindow.of_month(MARCH)), ("encounter_id", "patient_id"), key
+    )
     kept = (
         platform.lake.read(DATASET)
         .select(expected.columns)
