@@ -29,7 +29,7 @@ check: $(READY)
 
 clean-demo:
 	rm -rf $(CLINICAL_HOME)/lake $(CLINICAL_HOME)/registry $(CLINICAL_HOME)/reports $(CLINICAL_HOME)/governance \
-	    $(CLINICAL_HOME)/keys $(CLINICAL_HOME)/dagster $(CLINICAL_HOME)/simulated $(CLINICAL_HOME)/archives.json \
+	    $(CLINICAL_HOME)/keys $(CLINICAL_HOME)/dagster $(CLINICAL_HOME)/simulated $(CLINICAL_HOME)/archives.json $(CLINICAL_HOME)/demonstration.json \
 	    $(CLINICAL_HOME)/audit $(CLINICAL_HOME)/identified $(CLINICAL_HOME)/outbox \
 	    $(CLINICAL_HOME)/analytics.duckdb $(CLINICAL_HOME)/.analytics.duckdb.*
 

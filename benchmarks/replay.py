@@ -1,16 +1,21 @@
-"""How fast the platform is, each figure beside its target: `python -m benchmarks.replay [--home HOME]`.
+"""How light the platform is, each figure beside its target: `python -m benchmarks.replay [--home HOME] [--models N]`.
 
-Belongs here: figures of speed and size. Does not belong here: how well a model does, and anything the package needs.
+Belongs here: figures of time, processors, memory and size, printed beside what is asked of them. Does not belong here:
+how well a model does, and anything the package needs.
 
-Without `--home`, the 24 months are replayed on the simulated archive in a temporary home, in this process and without a
-daemon: what is timed are the 12 months that arrive after the release, each with its look back at months whose outcomes
-have ripened. With `--home`, the records of a finished demonstration are read, and nothing on it is changed: its months
-are timed from the creation to the end of their runs, while a daemon was at work beside them. How soon the sensor acts
-is known from such a home alone.
+Without arguments, the 24 months of each model are replayed in a temporary home, in this one process and without a
+daemon, on the real archives where they are found and on simulated ones elsewhere: what is measured are the months that
+arrive after the release, each with its looks back at months whose outcomes have matured, and how many rows of features
+and predictions they read. With `--home` the figures that a finished demonstration kept are printed beside them, and a
+rollback is timed on a copy of that home. With `--models N` nothing is replayed: N copies of a model are watched by one
+daemon. Seconds are CPU seconds unless a figure says otherwise; take them on a machine with nothing else to do.
 """
 
 import argparse
+import json
 import os
+import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -18,36 +23,37 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import dagster as dg
+import polars as pl
+import pytest
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from clinical_assets.archives.calendar import REPLAY_MONTHS
 from clinical_assets.demo import choose_source
-from clinical_assets.lifecycle.automation import RETRAINING, SENSOR_SECONDS
-from clinical_assets.lifecycle.launch import TRIGGER
+from clinical_assets.demo_figures import DemoFigures
 from clinical_assets.protocol import protocol_names, read_protocol
 from clinical_assets.replay import Replay, sign_as_demonstration
 from clinical_assets.resources.home import PROJECT, Home
 from clinical_assets.resources.lake import Lake
 from clinical_assets.resources.registry import Registry
 
-REPLAY_SECONDS = 60.0
-LIST_SECONDS = 6.0
-SENSOR_ALLOWANCE_SECONDS = 8.0
+MONTHS_SECONDS, GROWTH, ROWS_READ, LARGEST_MB = 160.0, 1.1, 3.0, 1_500.0
+DEMO_SECONDS, DEMO_CPU_SECONDS, FIRST_REPORT_SECONDS, FIRST_MONTH_SECONDS = 360.0, 600.0, 45.0, 90.0
+LIVE_SECONDS, RETURN_SECONDS, LIST_SECONDS = 5.0, 6.0, 6.0
 REPETITIONS = 3
+ROW_TABLES = (".features", ".predictions")
 LOAD_DEFINITIONS = """
 import time
-started = time.perf_counter()
+started = time.process_time()
 from clinical_assets.definitions import defs
 defs()
-print(time.perf_counter() - started)
+print(time.process_time() - started)
 """
 
 
@@ -68,24 +74,41 @@ class Figure:
             return self.name, target, "not measured", self.remark
         reached = "" if self.at_most is None else "reached" if self.measured <= self.at_most else "SHORT"
         said = "; ".join(part for part in (reached, self.remark) if part)
-        return self.name, target, f"{self.measured:.1f} {self.unit}", said
+        digits = 1 if self.measured >= 10 else 2 if self.measured >= 0.1 else 4
+        return self.name, target, f"{self.measured:,.{digits}f} {self.unit}", said
+
+
+@dataclass(slots=True)
+class MonthsMeasured:
+    """What the months of one model after its release took, in order."""
+
+    model: str
+    cpu_seconds: list[float] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    rows_read: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class UnwatchedReplay(Replay):
     """A replay without a daemon: the first model is released by this process, nothing is repaired, months are timed."""
 
-    seconds: list[float]
-    cpu_seconds: list[float]
+    measured: MonthsMeasured
 
     def _month(self, month: date) -> None:
-        started, cpu_started = time.perf_counter(), time.process_time()
-        super()._month(month)
-        self.seconds.append(time.perf_counter() - started)
-        self.cpu_seconds.append(time.process_time() - cpu_started)
+        read: list[int] = []
+        started = time.process_time()
+        with counting_rows(read):
+            super()._month(month)
+        self.measured.cpu_seconds.append(time.process_time() - started)
+        self.measured.rows_read.append(sum(read))
+        features = self.lake.read(f"{self.protocol.model}.features", month=month, columns=["month"])
+        self.measured.rows.append(features.height)
 
     def _await_repair(self, month: date) -> None:
         """Nobody repairs."""
+
+    def _await_silent_run(self) -> None:
+        self._job("silent_month")
 
     def _sign_and_wait(self) -> None:
         sign_as_demonstration(self.home, self.lake, self.protocol, self.registry.challenger(self.protocol.model))
@@ -93,51 +116,121 @@ class UnwatchedReplay(Replay):
 
 
 @contextmanager
-def temporary_home() -> Iterator[Home]:
+def counting_rows(into: list[int]) -> Iterator[None]:
+    """Notes, until the block ends, how many rows each reading of features or predictions gave."""
+    read = Lake.read
+
+    def counted(self: Lake, table: str, **asked: Any) -> pl.DataFrame:
+        frame = read(self, table, **asked)
+        if table.endswith(ROW_TABLES):
+            into.append(frame.height)
+        return frame
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Lake, "read", counted)
+        yield
+
+
+@contextmanager
+def temporary_home(raw: Path) -> Iterator[Home]:
     """A home that is gone afterwards; until then the environment names it, for the definitions to find."""
     with tempfile.TemporaryDirectory(prefix="clinical-replay-") as folder:
-        home = Home(Path(folder), Path(folder) / "raw")
+        home = Home(Path(folder), raw)
         home.prepare()
         addresses = {"CLINICAL_HOME": home.root, "CLINICAL_RAW": home.raw, "DAGSTER_HOME": home.dagster}
         os.environ.update({name: str(path) for name, path in addresses.items()})
         yield home
 
 
-def replay(home: Home, model: str, console: Console) -> tuple[list[float], list[float]]:
-    """The wall and the CPU seconds of each month that arrived after the release, on the simulated archive."""
-    protocol = read_protocol(model)
-    choose_source(home, protocol, "simulated", console)
+def replay(home: Home, model: str, console: Console) -> MonthsMeasured:
+    """What each month took that arrived after the release of one model."""
+    protocol, measured = read_protocol(model), MonthsMeasured(model)
+    published = choose_source(home, protocol, "auto", console)
+    console.print(f"{model}: {published.data_origin}")
     registry = Registry(home.registry_uri, home.registry_artefacts)
     registry.prepare()
     lake = Lake(str(home.lake_catalogue), home.lake_data)
-    seconds: list[float] = []
-    cpu_seconds: list[float] = []
-    nobody = cast("subprocess.Popen[bytes]", None)
-    with dg.DagsterInstance.get() as instance, Progress(console=console) as progress:
-        UnwatchedReplay(home, lake, registry, instance, protocol, progress, nobody, seconds, cpu_seconds).run()
-    return seconds, cpu_seconds
+    with dg.DagsterInstance.get() as instance, Progress(console=console, transient=True) as progress:
+        UnwatchedReplay(home, lake, registry, instance, protocol, progress, measured).run()
+    return measured
 
 
-def recorded_months(instance: dg.DagsterInstance, model: str) -> list[float]:
-    """The seconds of each run of a demonstration that scored a month or looked back at one."""
-    records = [
-        record
-        for job in ("month", "ripening")
-        for record in instance.get_run_records(dg.RunsFilter(job_name=f"{model}_{job}", tags={TRIGGER: "demo"}))
+def measure_months(models: Sequence[str], console: Console) -> list[Figure]:
+    """The figures of a replay in this one process."""
+    raw = Home.from_environment().raw
+    with temporary_home(raw) as home:
+        measured = [replay(home, model, console) for model in models]
+        size = size_of_home(home)
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    each = "; ".join(f"{one.model} {sum(one.cpu_seconds):.0f} s" for one in measured)
+    reads = max(
+        (read / rows, one.model) for one in measured for read, rows in zip(one.rows_read, one.rows, strict=True)
+    )
+    return [
+        Figure(
+            f"the months after the release, {len(models)} models, one process",
+            sum(sum(one.cpu_seconds) for one in measured),
+            MONTHS_SECONDS * len(models) / 3,
+            remark=each,
+        ),
+        *(growth(one) for one in measured),
+        Figure("most rows of features and predictions read per row of a month", reads[0], ROWS_READ, "", reads[1]),
+        Figure("largest memory of this process", largest, LARGEST_MB, "MB"),
+        size,
     ]
-    return [record.end_time - record.create_timestamp.timestamp() for record in records if record.end_time]
 
 
-def recorded_reactions(instance: dg.DagsterInstance, model: str) -> list[float]:
-    """For each retraining for drift, the seconds from the drift report that was the newest to the start of the run."""
-    key = dg.AssetKey([model, "drift_report"])
-    reported = [record.timestamp for record in instance.fetch_materializations(key, limit=1000).records]
-    reactions = []
-    for record in instance.get_run_records(dg.RunsFilter(tags={RETRAINING: model, TRIGGER: "drift"})):
-        before = [at for at in reported if at <= record.create_timestamp.timestamp()]
-        if record.start_time and before:
-            reactions.append(record.start_time - max(before))
-    return reactions
+def growth(measured: MonthsMeasured) -> Figure:
+    """How much dearer the last month was than the first, for as many rows; the very first of a process warms it up."""
+    per_row = [seconds / rows for seconds, rows in zip(measured.cpu_seconds, measured.rows, strict=True)]
+    shown = ", ".join(f"{seconds:.1f}" for seconds in measured.cpu_seconds)
+    return Figure(
+        f"{measured.model}: last month against the first, a row", per_row[-1] / per_row[0], GROWTH, "x", f"{shown} s"
+    )
+
+
+def measure_demonstration(home: Home) -> list[Figure]:
+    """The figures that the newest demonstration on a home kept."""
+    kept = DemoFigures.read(home)
+    if kept is None:
+        return [Figure("the demonstration", None, DEMO_SECONDS, remark=f"none has come to its end on {home.root}")]
+    return [
+        Figure("the demonstration, on the clock", kept.seconds, DEMO_SECONDS),
+        Figure("the demonstration, all processes", kept.cpu_seconds, DEMO_CPU_SECONDS),
+        Figure("its first validation report, on the clock", kept.first_report_after_seconds, FIRST_REPORT_SECONDS),
+        Figure("its first scored month, on the clock", kept.first_scored_month_after_seconds, FIRST_MONTH_SECONDS),
+        Figure("its largest process", kept.largest_process_mb, LARGEST_MB, "MB"),
+    ]
+
+
+def measure_rollback(home: Home, model: str) -> list[Figure]:
+    """How long `clinical rollback` takes on a copy of a home, on the clock, imports and all."""
+    with tempfile.TemporaryDirectory(prefix="clinical-rollback-") as folder:
+        copy = Path(folder) / "home"
+        shutil.copytree(home.root, copy, symlinks=True)
+        command = [sys.executable, "-m", "clinical_assets.cli", "rollback", model, "--reason", "a benchmark", "--json"]
+        environment = {**os.environ, "CLINICAL_HOME": str(copy), "DAGSTER_HOME": str(copy / "dagster")}
+        started = time.monotonic()
+        done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
+        returned = time.monotonic() - started
+    if done.returncode:
+        return [Figure(f"clinical rollback {model}", None, RETURN_SECONDS, remark=done.stderr.strip()[-200:])]
+    told = json.loads(done.stdout)
+    imports = returned - told["seconds"]
+    return [
+        Figure(f"clinical rollback {model}, until live", imports + told["seconds_to_live"], LIVE_SECONDS),
+        Figure(f"clinical rollback {model}, until it returns", returned, RETURN_SECONDS),
+    ]
+
+
+def measure_installation() -> list[Figure]:
+    """How long definitions take to load, and how large the installation is."""
+    listed = [Path(sys.executable).with_name("dg"), "list", "defs"]
+    return [
+        Figure("dg list defs, on the clock", time_command(listed), LIST_SECONDS),
+        Figure("import of the definitions", time_definitions(), remark=f"median of {REPETITIONS} new processes"),
+        Figure("size of the installation", megabytes(Path(sys.prefix)), unit="MB"),
+    ]
 
 
 def time_command(command: Sequence[str | Path]) -> float:
@@ -151,7 +244,7 @@ def time_command(command: Sequence[str | Path]) -> float:
 
 
 def time_definitions() -> float:
-    """The median time in which a new process imports and builds the definitions, in seconds."""
+    """The median CPU time in which a new process imports and builds the definitions, in seconds."""
     command = [sys.executable, "-c", LOAD_DEFINITIONS]
     runs = [
         subprocess.run(command, cwd=PROJECT, check=True, capture_output=True, text=True) for _ in range(REPETITIONS)
@@ -172,71 +265,38 @@ def size_of_home(home: Home) -> Figure:
     return Figure("size of the home", megabytes(home.root), unit="MB", remark=remark)
 
 
-def measure_home(home: Home, model: str) -> list[Figure]:
-    """The figures of a finished demonstration."""
-    with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
-        months, reactions = recorded_months(instance, model), recorded_reactions(instance, model)
-    worst = max(reactions, default=None)
-    of_which = f"the slowest of {len(reactions)}, median {statistics.median(reactions):.1f} s" if reactions else "none"
-    return [
-        replay_figure(months, "from run records, beside a daemon"),
-        Figure("drift report to retraining started", worst, SENSOR_SECONDS + SENSOR_ALLOWANCE_SECONDS, remark=of_which),
-        size_of_home(home),
-    ]
-
-
-def measure_replay(model: str, console: Console) -> list[Figure]:
-    """The figures of a replay in a temporary home."""
-    with temporary_home() as home:
-        months, cpu = replay(home, model, console)
-        return [
-            replay_figure(months, f"simulated; slowest month {max(months):.1f} s; CPU time in sum {sum(cpu):.1f} s"),
-            Figure(
-                "drift report to retraining started",
-                None,
-                SENSOR_SECONDS + SENSOR_ALLOWANCE_SECONDS,
-                remark="give --home a finished demonstration",
-            ),
-            size_of_home(home),
-        ]
-
-
-def replay_figure(seconds: Sequence[float], remark: str) -> Figure:
-    """The time of the monthly chain in sum."""
-    return Figure("12 months of the monthly chain", sum(seconds) or None, REPLAY_SECONDS, remark=remark)
-
-
-def main() -> None:
-    """Measure, and print every figure beside its target."""
-    parser = argparse.ArgumentParser(description="Speed and size of the platform.")
-    parser.add_argument("--home", type=Path, help="a home on which `clinical demo` has finished")
-    parser.add_argument("--model", default="readmission", choices=protocol_names())
-    asked = parser.parse_args()
-    console, load = Console(), os.getloadavg()[0]
-    develop = read_protocol(asked.model).development_months
-    if REPLAY_MONTHS - develop != 12:
-        parser.error(
-            f"{asked.model} develops on {develop} of {REPLAY_MONTHS} months, which does not leave 12 to replay"
-        )
-    if asked.home and not (asked.home / "dagster" / "history").is_dir():
-        parser.error(f"{asked.home} is not a home on which anything has run")
-    figures = [
-        Figure("dg list defs", time_command([Path(sys.executable).with_name("dg"), "list", "defs"]), LIST_SECONDS),
-        Figure("import of the definitions", time_definitions(), remark=f"median of {REPETITIONS} new processes"),
-        Figure("size of the installation", megabytes(Path(sys.prefix)), unit="MB"),
-    ]
-    if asked.home:
-        figures = measure_home(Home(asked.home.resolve(), asked.home.resolve() / "raw"), asked.model) + figures
-    else:
-        figures = measure_replay(asked.model, console) + figures
-    table = Table(
-        title=f"{asked.model}, Python {sys.version.split()[0]}, {os.cpu_count()} cores, load {load:.1f} at the start"
-    )
+def print_figures(figures: Sequence[Figure], load: float) -> None:
+    """All figures in one table."""
+    title = f"Python {sys.version.split()[0]}, {os.cpu_count()} cores, load {load:.1f} at the start"
+    table = Table(title=title)
     for heading in ("figure", "target", "measured", ""):
         table.add_column(heading, overflow="fold")
     for figure in figures:
         table.add_row(*figure.row())
-    console.print(table)
+    Console().print(table)
+
+
+def main() -> None:
+    """Measure, and print every figure beside its target."""
+    parser = argparse.ArgumentParser(description="Time, processors, memory and size of the platform.")
+    parser.add_argument("--home", type=Path, help="a home on which `clinical demo` has finished")
+    parser.add_argument("--model", action="append", choices=protocol_names(), help="one model; repeat for several")
+    parser.add_argument("--models", type=int, help="watch so many copies of a model with one daemon, and no more")
+    asked = parser.parse_args()
+    load = os.getloadavg()[0]
+    if asked.home and not (asked.home / "dagster" / "history").is_dir():
+        parser.error(f"{asked.home} is not a home on which anything has run")
+    if asked.models:
+        from benchmarks.sensors import measure_models
+
+        print_figures(measure_models(asked.models), load)
+        return
+    figures: list[Figure] = []
+    if asked.home:
+        home = Home(asked.home.resolve(), asked.home.resolve() / "raw")
+        figures += measure_demonstration(home) + measure_rollback(home, (asked.model or protocol_names())[0])
+    figures += measure_months(asked.model or protocol_names(), Console()) + measure_installation()
+    print_figures(figures, load)
 
 
 if __name__ == "__main__":

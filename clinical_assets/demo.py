@@ -31,6 +31,7 @@ from clinical_assets.archives.calendar import CALENDAR_NOTE
 from clinical_assets.archives.download import download_bar, fetch
 from clinical_assets.demo_daemon import Watch, background, daemon
 from clinical_assets.demo_drill import hold_drill
+from clinical_assets.demo_figures import DemoFigures
 from clinical_assets.demo_summary import found_table, months_table
 from clinical_assets.governance.outbound import allow_hosts
 from clinical_assets.governance.reidentification import PRIVACY_OFFICER
@@ -99,6 +100,10 @@ def run_demo(home: Home, data: DataChoice, console: Console, models: Sequence[st
             console.print(told, soft_wrap=True, highlight=False)
     if watched:
         console.print(where_to_look(home, registry, watched), soft_wrap=True, highlight=False)
+    with dg.DagsterInstance.get() as instance:
+        figures = DemoFigures.measure(instance, list(models))
+    figures.keep(home)
+    console.print(figures.in_words(), soft_wrap=True, highlight=False)
     if failures:
         raise DemoError("; ".join(failures))
 

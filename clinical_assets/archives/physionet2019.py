@@ -142,17 +142,18 @@ PHYSIONET2019 = PhysioNet2019(
 )
 
 
-def read_records(archive: Archive) -> IcuRecords:
+def read_records(archive: Archive, admitted: tuple[date, date] | None = None) -> IcuRecords:
     """Every hour of every readable patient file, and the files that are quarantined, each with the reason.
 
-    A file is quarantined when its header or a number of columns is wrong, it has no hours, a cell is empty or no
-    finite number, the label is not 0 or 1, or its hours are not whole and ascending. Each is named in a warning of
-    the log. Raises ArchiveError when more than one file and more than 1 % of them are broken, and when the archive
-    changed since it was opened.
+    With `admitted` only the files are read whose patients are admitted from one day (inclusive) to another (exclusive),
+    by `admission_times`. A file is quarantined when its header or a number of columns is wrong, it has no hours, a cell
+    is empty or no finite number, the label is not 0 or 1, or its hours are not whole and ascending. Each is named in a
+    warning of the log. Raises ArchiveError when of the files read more than one and more than 1 % are broken, and when
+    the archive changed since it was opened.
     """
-    files = _read_files(archive.path)
-    if _fingerprint(files) != archive.sha256:
+    if PHYSIONET2019.open(archive.path).sha256 != archive.sha256:
         raise ArchiveError(f"{archive.path.name}: files changed since the archive was opened; open it again")
+    files = _read_files(archive.path, admitted)
     whole, broken = _check_files(files)
     hours, unreadable = _parse_files(whole)
     hours, faulty = _check_hours(hours, whole)
@@ -236,17 +237,19 @@ def _sources(path: Path) -> tuple[list[Path], list[Path]]:
     return zips, loose
 
 
-def _read_files(path: Path) -> list[_PatientFile]:
+def _read_files(path: Path, admitted: tuple[date, date] | None = None) -> list[_PatientFile]:
     """The patient files of an archive, ordered by hospital and patient; ArchiveError if one is there twice."""
     zips, loose = _sources(path)
+    places = {file: PurePosixPath(path.name, file.relative_to(path).as_posix()) for file in loose}
+    wanted = _admitted(places.values(), admitted)
     files = [
-        _PatientFile(_site_of(PurePosixPath(path.name, name)), file.stem, name, file.read_bytes())
-        for file in loose
-        if (name := file.relative_to(path).as_posix())
+        _PatientFile(_site_of(place), file.stem, file.relative_to(path).as_posix(), file.read_bytes())
+        for file, place in places.items()
+        if place in wanted
     ]
     for packed in zips:
-        files += _read_zip(packed)
-    if not files:
+        files += _read_zip(packed, admitted)
+    if not files and admitted is None:
         raise ArchiveError(f"{path} has no .psv files; {REMEDY}")
     times = Counter(file.patient for file in files)
     if repeated := sum(count > 1 for count in times.values()):
@@ -257,10 +260,23 @@ def _read_files(path: Path) -> list[_PatientFile]:
     return sorted(files, key=lambda file: (file.site, file.patient))
 
 
-def _read_zip(path: Path) -> list[_PatientFile]:
+def _admitted(places: Iterable[PurePosixPath], days: tuple[date, date] | None) -> set[PurePosixPath]:
+    """Those of the files whose patients are admitted on these days; all of them where none are given."""
+    known = list(places)
+    if days is None or not known:
+        return set(known)
+    sites = pl.Series([_site_of(place) for place in known])
+    admission = admission_times(pl.Series([place.stem for place in known]), sites).dt.date()
+    first, end = days
+    return {known[row] for row in ((admission >= first) & (admission < end)).arg_true()}
+
+
+def _read_zip(path: Path, admitted: tuple[date, date] | None) -> list[_PatientFile]:
     try:
         with zipfile.ZipFile(path) as packed:
-            return [_read_member(packed, name, PurePosixPath(path.stem, name)) for name in _patient_members(packed)]
+            places = {name: PurePosixPath(path.stem, name) for name in _patient_members(packed)}
+            wanted = _admitted(places.values(), admitted)
+            return [_read_member(packed, name, place) for name, place in places.items() if place in wanted]
     except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
         raise ArchiveError(f"{path}: not a zip, or a truncated or encrypted one ({error}); {REMEDY}") from error
 

@@ -3,8 +3,10 @@
 Belongs here: the assets that make rows. Does not belong here: how an archive is read or a feature computed.
 """
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from datetime import date
+from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -33,8 +35,13 @@ from clinical_assets.resources.platform import PROTOCOL_JSON, HomeResource
 MONTHS = dg.MonthlyPartitionsDefinition(
     start_date=f"{FIRST_MONTH:%Y-%m}", end_date=f"{month_after(LAST_MONTH):%Y-%m}", fmt="%Y-%m"
 )
-TOGETHER = dg.BackfillPolicy.single_run()
-"""Months that are asked for together, as those of a development year, are one run and one commit a table."""
+
+
+def monthly(**described: Any) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """An asset of months; those asked for together, as a development year is, are one run and one commit a table."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)  # so Dagster still calls a policy of backfills
+        return dg.asset(partitions_def=MONTHS, backfill_policy=dg.BackfillPolicy.single_run(), **described)
 
 
 def months_asked_for(context: dg.AssetExecutionContext) -> list[date]:
@@ -75,7 +82,7 @@ def protocol_asset(protocol: ModelProtocol) -> dg.AssetsDefinition:
     return stamped
 
 
-@dg.asset(partitions_def=MONTHS, backfill_policy=TOGETHER, automation_condition=MONTHLY_TICK, kinds={"polars"})
+@monthly(automation_condition=MONTHLY_TICK, kinds={"polars"})
 def identified_feed(
     context: dg.AssetExecutionContext, protocol: ModelProtocol, home: HomeResource
 ) -> dg.MaterializeResult:
@@ -100,13 +107,7 @@ def identified_feed(
     )
 
 
-@dg.asset(
-    deps=["identified_feed"],
-    partitions_def=MONTHS,
-    backfill_policy=TOGETHER,
-    automation_condition=FLOW,
-    kinds={"polars", "duckdb"},
-)
+@monthly(deps=["identified_feed"], automation_condition=FLOW, kinds={"polars", "duckdb"})
 def dataset(
     context: dg.AssetExecutionContext, protocol: ModelProtocol, home: HomeResource
 ) -> dg.MaterializeResult[pl.DataFrame]:
@@ -130,7 +131,7 @@ def dataset(
     )
 
 
-@dg.asset(partitions_def=MONTHS, backfill_policy=TOGETHER, automation_condition=FLOW, kinds={"polars", "duckdb"})
+@monthly(automation_condition=FLOW, kinds={"polars", "duckdb"})
 def data_quality(
     context: dg.AssetExecutionContext, protocol: ModelProtocol, dataset: pl.DataFrame, home: HomeResource
 ) -> dg.MaterializeResult[pl.DataFrame]:
@@ -159,7 +160,7 @@ def quality_of_month(protocol: ModelProtocol, archive: Archive, dataset: pl.Data
     )
 
 
-@dg.asset(partitions_def=MONTHS, backfill_policy=TOGETHER, automation_condition=FLOW, kinds={"polars", "duckdb"})
+@monthly(automation_condition=FLOW, kinds={"polars", "duckdb"})
 def features(protocol: ModelProtocol, dataset: pl.DataFrame) -> dg.MaterializeResult[pl.DataFrame]:
     """What the estimator sees of each prediction unit of the month, with its outcome and when that can be known."""
     clinical = dataset.drop(DEMOGRAPHICS, strict=False)

@@ -7,8 +7,7 @@ of every column: pseudonymise identifiers before they reach the lake, keep no fr
 key. Back it up together with the data (each is worthless alone), but to another place.
 """
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
@@ -16,34 +15,40 @@ from typing import TypeVar
 
 import duckdb
 import polars as pl
-import polars.selectors as cs
-from polars.datatypes import DataTypeClass
 
-from clinical_assets.resources.lake_engine import LakeError, attempt, lake_engine, quoted_name, quoted_text
+from clinical_assets.resources.lake_catalogue import (
+    TableDescription,
+    all_snapshots,
+    newest_snapshot,
+    partition_values,
+    table_descriptions,
+    table_names,
+    table_number,
+    tables_changed_since,
+)
+from clinical_assets.resources.lake_engine import LakeError, attempt, lake_engine, quoted_name, quoted_table
+from clinical_assets.resources.lake_write import Write
 
-__all__ = ["Commit", "Lake", "LakeError", "Scalar"]
+__all__ = ["Commit", "Lake", "LakeError", "Scalar", "Write"]
 
 Scalar = bool | int | float | str | date
 T = TypeVar("T")
 Cursor = duckdb.DuckDBPyConnection
 
-_TABLE = re.compile(r"[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*")
 _YOUNGEST_ORPHAN = timedelta(hours=1)
-_SCALARS = frozenset(
-    {
-        *(pl.Boolean, pl.String, pl.Binary, pl.Date, pl.Float32, pl.Float64),
-        *(pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64),
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What one write left behind: its own snapshot, its number of rows, and the attempts other writers made it take."""
+    """What one write left behind: its own snapshot, its number of rows, and the attempts other writers made it take.
+
+    `columns` are the columns of its tables after it, in the order in which a read gives them.
+    """
 
     snapshot: int
     rows: int
     attempts: int
+    columns: Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +83,27 @@ class Lake:
         Columns the table lacks are added to it. Raises LakeError for rows of other months, no rows, missing columns,
         changed types, types the lake cannot keep, and other writers beyond patience.
         """
-        if month.day != 1:
-            raise LakeError(f"{table}: {month} is not the first of a month; give the first")
-        if frame.schema.get("month") != pl.Date:
-            raise LakeError(f"{table}: the frame needs a column `month` of type Date, the first of the month")
-        if frame.is_empty():
-            raise LakeError(f"{table}: no rows for month {month:%Y-%m}; a month without rows is not written")
-        if strangers := frame.height - frame.filter(pl.col("month") == month).height:
-            raise LakeError(f"{table}: {strangers} of {frame.height} rows are not of month {month:%Y-%m}; remove them")
-        return self._write(table, frame, "month", False, author, message, description, comments or {})
+        return self.write_months(
+            table, [month], frame, author=author, message=message, description=description, comments=comments
+        )
+
+    def write_months(
+        self,
+        table: str,
+        months: Sequence[date],
+        frame: pl.DataFrame,
+        *,
+        author: str,
+        message: str,
+        description: str | None = None,
+        comments: Mapping[str, str] | None = None,
+    ) -> Commit:
+        """Replaces exactly these months of a table, or adds them, in one commit; the rules of `write_month` hold.
+
+        Raises LakeError also where one of the months has no row in the frame.
+        """
+        write = Write(table, frame, months=months, description=description, comments=comments or {})
+        return self.write_together([write], author=author, message=message)
 
     def write_table(
         self,
@@ -103,14 +120,8 @@ class Lake:
 
         A table replaced as a whole may change its columns; with `replace_by` the rules of `write_month` hold.
         """
-        if replace_by is not None:
-            if replace_by not in frame.columns:
-                raise LakeError(f"{table}: the frame lacks the column {replace_by}, by which rows are replaced")
-            if frame.is_empty():
-                raise LakeError(f"{table}: no rows, so it is unknown which {replace_by} they would replace")
-            if nulls := frame[replace_by].null_count():
-                raise LakeError(f"{table}: {nulls} rows have no {replace_by}, by which rows are replaced; fill it")
-        return self._write(table, frame, replace_by, replace_by is None, author, message, description, comments or {})
+        write = Write(table, frame, replace_by=replace_by, description=description, comments=comments or {})
+        return self.write_together([write], author=author, message=message)
 
     def append(
         self,
@@ -123,9 +134,33 @@ class Lake:
         comments: Mapping[str, str] | None = None,
     ) -> Commit:
         """Adds rows to a table and removes none; the rules of `write_month` hold."""
-        if frame.is_empty():
-            raise LakeError(f"{table}: no rows to append")
-        return self._write(table, frame, None, False, author, message, description, comments or {})
+        write = Write(table, frame, append=True, description=description, comments=comments or {})
+        return self.write_together([write], author=author, message=message)
+
+    def write_together(self, writes: Sequence[Write], *, author: str, message: str) -> Commit:
+        """Makes several writes, each to a table of its own, in one commit: all of them are seen, or none.
+
+        The rules of `write_month` hold for each; the commit's `rows` are those of all.
+        """
+        if not writes or len({write.table for write in writes}) < len(writes):
+            named = ", ".join(write.table for write in writes) or "none"
+            raise LakeError(f"a commit is of one write or more, each to a table of its own, and not of: {named}")
+        storable = [write.storable() for write in writes]
+        committing = lake_engine(self.catalogue, self.data).committing
+
+        def commit(cursor: Cursor) -> tuple[int, dict[str, tuple[str, ...]]]:
+            cursor.execute("BEGIN")
+            base = _number(cursor, "FROM lake.current_snapshot()")
+            columns = {write.table: write.execute(cursor, base) for write in storable}
+            cursor.execute("CALL lake.set_commit_message(?, ?)", [author, message])
+            with committing:  # last_committed_snapshot() is the engine's, not the cursor's
+                cursor.execute("COMMIT")
+                # A commit that changes nothing (no rows over no rows) makes no snapshot: the one it began at stands.
+                last = _number(cursor, "SELECT coalesce(max(id), 0) FROM lake.last_committed_snapshot()")
+            return max(base, last), columns
+
+        (snapshot, columns), attempts = self._run(commit, ", ".join(write.table for write in writes))
+        return Commit(snapshot, sum(write.frame.height for write in storable), attempts, columns)
 
     def read(
         self,
@@ -146,61 +181,72 @@ class Lake:
         if month is not None and months is not None:
             raise LakeError(f"{table}: give month or months, not both")
         wanted = [month] if month is not None else months
-        at = "" if snapshot is None else f" AT (VERSION => {int(snapshot)})"
-        source = f"{_quoted_table(table)}{at}"
-        conditions = [f"{quoted_name(column)} = ?" for column in where or {}]
-        values: list[Scalar] = list((where or {}).values())
+        if wanted is not None and not wanted:
+            raise LakeError(f"{table}: no month is asked for; give at least one")
+        source, conditions, values = _source(table, snapshot), [], []
+        for column, value in (where or {}).items():
+            conditions.append(f"{quoted_name(column)} = ?")
+            values.append(value)
         if wanted is not None:
-            conditions.append(f"month IN ({_placeholders(wanted)})")
+            conditions.append(f"month IN ({', '.join('?' * len(wanted))})")
             values.extend(wanted)
-        selected = "*" if columns is None else ", ".join(map(quoted_name, columns))
+        # The months of the rows say which of the months asked for are there, without another look at the lake.
+        with_month = () if wanted is None or columns is None or "month" in columns else ("month",)
+        selected = "*" if columns is None else ", ".join(map(quoted_name, (*columns, *with_month)))
         filtered = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+        asked = {*(columns or ()), *(where or ()), *(("month",) if wanted is not None else ())}
 
         def read(cursor: Cursor) -> pl.DataFrame:
             cursor.execute("BEGIN")
-            found = cursor.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()
-            asked = {*(columns or ()), *(where or ()), *(("month",) if wanted is not None else ())}
-            if unknown := sorted(asked - {name for name, *_ in found}):
-                raise LakeError(f"{table}: no column {', '.join(unknown)}; it has {', '.join(row[0] for row in found)}")
-            if wanted is not None:
-                _require_months(cursor, table, source, wanted)
-            return cursor.execute(f"SELECT {selected} FROM {source}{filtered}", values).pl()
+            if asked:
+                _require_columns(cursor, table, source, asked)
+            frame = cursor.execute(f"SELECT {selected} FROM {source}{filtered}", values).pl()
+            if wanted is not None and (missing := set(wanted) - set(frame["month"].unique())):
+                _require_months(cursor, table, snapshot, missing)
+            return frame.drop(with_month)
 
-        try:
-            return self._read(read, table)
-        except duckdb.CatalogException as error:
-            when = "" if snapshot is None else f" at snapshot {snapshot}"
-            raise LakeError(f"there is no table {table}{when}; materialise it first") from error
-        except duckdb.InvalidInputException as error:
-            if snapshot is None or "No snapshot found" not in str(error):
-                raise
-            raise LakeError(f"{table}: there is no snapshot {snapshot}; see snapshots()") from error
+        return self._read_table(table, snapshot, read)
 
     def months(self, table: str, snapshot: int | None = None) -> list[date]:
         """The months a table has rows for, in order; raises LakeError where there is no such table."""
-        return sorted(self.read(table, columns=["month"], snapshot=snapshot)["month"].unique())
+
+        def read(cursor: Cursor) -> list[date]:
+            cursor.execute("BEGIN")
+            return _months(cursor, table, snapshot)
+
+        return self._read_table(table, snapshot, read)
 
     def tables(self) -> list[str]:
         """The tables of the lake as `model.asset`, in alphabetical order."""
-        query = "SELECT schema_name || '.' || table_name FROM duckdb_tables() WHERE database_name = 'lake' ORDER BY 1"
-        return [name for (name,) in self._read(lambda cursor: cursor.execute(query).fetchall())]
+        return self._read(lambda cursor: table_names(cursor, newest_snapshot(cursor)))
 
     def exists(self, table: str) -> bool:
         """Whether the table has ever been written (and not removed)."""
-        _quoted_table(table)
-        return table in self.tables()
+        quoted_table(table)
+        return self._read(lambda cursor: table_number(cursor, table, newest_snapshot(cursor)) is not None)
+
+    def descriptions(
+        self, tables: Collection[str] | None = None, snapshot: int | None = None
+    ) -> dict[str, TableDescription]:
+        """The comments and columns of these tables, or of all of the lake; those that do not exist are left out."""
+        return self._read(
+            lambda cursor: table_descriptions(cursor, newest_snapshot(cursor) if snapshot is None else snapshot, tables)
+        )
+
+    def changed_since(self, snapshot: int) -> set[str]:
+        """The tables that are not as they were at a snapshot: other rows, columns or comments, or made or gone since.
+
+        Every table there is or was, where there is no such snapshot (any more). No data file is opened.
+        """
+        return self._read(lambda cursor: tables_changed_since(cursor, snapshot, newest_snapshot(cursor)))
 
     def snapshots(self) -> pl.DataFrame:
         """Every commit in order: snapshot, committed_at (UTC), author, message."""
-        query = (
-            "SELECT snapshot_id AS snapshot, snapshot_time AS committed_at, author, commit_message AS message"
-            " FROM lake.snapshots() ORDER BY snapshot_id"
-        )
-        return self._read(lambda cursor: cursor.execute(query).pl())
+        return self._read(all_snapshots)
 
     def latest_snapshot(self) -> int:
         """The number of the newest commit, which pins the state of all tables at once."""
-        return self._read(lambda cursor: _number(cursor, "FROM lake.current_snapshot()"))
+        return self._read(newest_snapshot)
 
     def delete_orphaned_files(self, older_than: timedelta) -> int:
         """Deletes files, an hour old or more, that no snapshot knows (killed writers leave them), and says how many."""
@@ -220,133 +266,47 @@ class Lake:
     def _read(self, action: Callable[[Cursor], T], what: str = "the lake") -> T:
         return self._run(action, what)[0]
 
-    def _write(
-        self,
-        table: str,
-        frame: pl.DataFrame,
-        replace_by: str | None,
-        whole: bool,
-        author: str,
-        message: str,
-        description: str | None,
-        comments: Mapping[str, str],
-    ) -> Commit:
-        target = _quoted_table(table)
-        frame = frame.with_columns(cs.categorical().cast(pl.String), cs.enum().cast(pl.String))
-        _require_storable(table, frame)
-        if unknown := sorted(set(comments) - set(frame.columns)):
-            raise LakeError(f"{table}: comments on columns the frame does not have: {', '.join(unknown)}")
-        values = frame[replace_by].unique().to_list() if replace_by is not None else []
-        committing = lake_engine(self.catalogue, self.data).committing
-
-        def write(cursor: Cursor) -> int:
-            cursor.register("incoming", frame)
-            cursor.execute("BEGIN")
-            base = _number(cursor, "FROM lake.current_snapshot()")
-            _fit_table(cursor, table, whole, replace_by)
-            if replace_by is not None:
-                replaced = f"{quoted_name(replace_by)} IN ({_placeholders(values)})"
-                cursor.execute(f"DELETE FROM {target} WHERE {replaced}", values)
-            elif whole:
-                cursor.execute(f"DELETE FROM {target}")
-            cursor.execute(f"INSERT INTO {target} BY NAME SELECT * FROM incoming")
-            _set_comments(cursor, table, description, comments)
-            cursor.execute("CALL lake.set_commit_message(?, ?)", [author, message])
-            with committing:  # last_committed_snapshot() is the engine's, not the cursor's
-                cursor.execute("COMMIT")
-                # A commit that changes nothing (no rows over no rows) makes no snapshot: the one it began at stands.
-                return max(base, _number(cursor, "SELECT coalesce(max(id), 0) FROM lake.last_committed_snapshot()"))
-
-        snapshot, attempts = self._run(write, table)
-        return Commit(snapshot=snapshot, rows=frame.height, attempts=attempts)
+    def _read_table(self, table: str, snapshot: int | None, action: Callable[[Cursor], T]) -> T:
+        try:
+            return self._read(action, table)
+        except duckdb.CatalogException as error:
+            when = "" if snapshot is None else f" at snapshot {snapshot}"
+            raise LakeError(f"there is no table {table}{when}; materialise it first") from error
+        except duckdb.InvalidInputException as error:
+            if snapshot is None or "No snapshot found" not in str(error):
+                raise
+            raise LakeError(f"{table}: there is no snapshot {snapshot}; see snapshots()") from error
 
 
-def _fit_table(cursor: Cursor, table: str, whole: bool, partition_by: str | None) -> None:
-    """Makes the table of the incoming columns, or brings an existing one to them if that loses nothing."""
-    target = _quoted_table(table)
-    incoming = {name: kind for name, kind, *_ in cursor.execute("DESCRIBE incoming").fetchall()}
-    kept = {name: kind for name, kind, _ in _columns(cursor, table)}
-    if whole and kept and kept != incoming:
-        cursor.execute(f"DROP TABLE {target}")
-        kept = {}
-    if not kept:
-        cursor.execute(f"CREATE SCHEMA IF NOT EXISTS lake.{quoted_name(table.partition('.')[0])}")
-        cursor.execute(f"CREATE TABLE {target} AS FROM incoming LIMIT 0")
-        if partition_by is not None:
-            cursor.execute(f"ALTER TABLE {target} SET PARTITIONED BY ({quoted_name(partition_by)})")
-        return
-    remedy = "give it as before, or replace the whole table"
-    if missing := [f"{name} ({kind})" for name, kind in kept.items() if name not in incoming]:
-        raise LakeError(f"{table}: the frame lacks {', '.join(missing)}, which the table has; {remedy}")
-    for name, kind in incoming.items():
-        if name not in kept:
-            cursor.execute(f"ALTER TABLE {target} ADD COLUMN {quoted_name(name)} {kind}")
-        elif kept[name] != kind:
-            raise LakeError(f"{table}: column {name} is {kind} in the frame and {kept[name]} in the table; {remedy}")
+def _source(table: str, snapshot: int | None) -> str:
+    return quoted_table(table) + ("" if snapshot is None else f" AT (VERSION => {int(snapshot)})")
 
 
-def _set_comments(cursor: Cursor, table: str, description: str | None, comments: Mapping[str, str]) -> None:
-    # Only what differs: a comment alters the table, and thereby collides with every other writer of it.
-    query = "SELECT comment FROM duckdb_tables() WHERE database_name = 'lake' AND schema_name || '.' || table_name = ?"
-    if description is not None and cursor.execute(query, [table]).fetchone() != (description,):
-        cursor.execute(f"COMMENT ON TABLE {_quoted_table(table)} IS {quoted_text(description)}")
-    for name, _, comment in _columns(cursor, table):
-        if comments.get(name, comment) != comment:
-            column = f"{_quoted_table(table)}.{quoted_name(name)}"
-            cursor.execute(f"COMMENT ON COLUMN {column} IS {quoted_text(comments[name])}")
+def _months(cursor: Cursor, table: str, snapshot: int | None) -> list[date]:
+    """The months a table has rows for: of the catalogue where it knows, else of the rows."""
+    source = _source(table, snapshot)
+    _require_columns(cursor, table, source, {"month"})
+    at = _number(cursor, "FROM lake.current_snapshot()") if snapshot is None else snapshot
+    number = table_number(cursor, table, at)
+    known = None if number is None else partition_values(cursor, number, "month", at)
+    if known is not None:
+        return sorted(map(date.fromisoformat, known))
+    found = cursor.execute(f"SELECT DISTINCT month FROM {source} WHERE month IS NOT NULL ORDER BY month").fetchall()
+    return [month for (month,) in found]
 
 
-def _columns(cursor: Cursor, table: str) -> list[tuple[str, str, str | None]]:
-    return cursor.execute(
-        "SELECT column_name, data_type, comment FROM duckdb_columns()"
-        " WHERE database_name = 'lake' AND schema_name || '.' || table_name = ? ORDER BY column_index",
-        [table],
-    ).fetchall()
+def _require_columns(cursor: Cursor, table: str, source: str, asked: Collection[str]) -> None:
+    known = [name for name, *_ in cursor.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()]
+    if unknown := sorted(set(asked) - set(known)):
+        raise LakeError(f"{table}: no column {', '.join(unknown)}; it has {', '.join(known)}")
 
 
-def _require_months(cursor: Cursor, table: str, source: str, wanted: Sequence[date]) -> None:
-    if not wanted:
-        raise LakeError(f"{table}: no month is asked for; give at least one")
-    present = {month for (month,) in cursor.execute(f"SELECT DISTINCT month FROM {source}").fetchall()}
-    if missing := ", ".join(f"{month:%Y-%m}" for month in sorted(set(wanted) - present)):
-        span = f"{min(present):%Y-%m}..{max(present):%Y-%m}" if present else "none"
+def _require_months(cursor: Cursor, table: str, snapshot: int | None, wanted: Collection[date]) -> None:
+    present = _months(cursor, table, snapshot)
+    if missing := ", ".join(f"{month:%Y-%m}" for month in sorted(set(wanted) - set(present))):
+        span = f"{present[0]:%Y-%m}..{present[-1]:%Y-%m}" if present else "none"
         raise LakeError(f"{table} has no rows for {missing}; materialise {missing} first; months present: {span}")
-
-
-def _require_storable(table: str, frame: pl.DataFrame) -> None:
-    if not frame.columns:
-        raise LakeError(f"{table}: the frame has no columns")
-    if len({name.lower() for name in frame.columns}) != len(frame.columns):
-        raise LakeError(f"{table}: column names must differ in more than upper and lower case")
-    # Other types come back as another type, or (Time) take the whole engine down.
-    if other := [f"{name} ({kind})" for name, kind in frame.schema.items() if not _is_storable(kind)]:
-        raise LakeError(f"{table}: the lake cannot keep the types of {', '.join(other)}; cast them (times to UTC)")
-
-
-def _is_storable(kind: pl.DataType | DataTypeClass) -> bool:
-    match kind:
-        case pl.Datetime():
-            return kind.time_zone is None or (kind.time_zone, kind.time_unit) == ("UTC", "us")
-        case pl.Decimal():
-            return True
-        case pl.List():
-            return _is_storable(kind.inner)
-        case pl.Struct():
-            return all(_is_storable(field.dtype) for field in kind.fields)
-        case _:
-            return kind in _SCALARS
 
 
 def _number(cursor: Cursor, query: str) -> int:
     return cursor.execute(query).fetchall()[0][0]
-
-
-def _quoted_table(table: str) -> str:
-    if not _TABLE.fullmatch(table):
-        raise LakeError(f"{table!r} is no name of a table; write model.asset in small letters, digits and underscores")
-    schema, _, name = table.partition(".")
-    return f'lake."{schema}"."{name}"'
-
-
-def _placeholders(values: Sequence[object]) -> str:
-    return ", ".join("?" * len(values))

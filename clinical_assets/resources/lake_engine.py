@@ -23,6 +23,7 @@ import duckdb
 
 T = TypeVar("T")
 
+_TABLE = re.compile(r"[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*")
 _POSTGRES = "postgres:"
 _ANOTHER_WRITER = (
     *("database is locked", "Transaction conflict", "Exceeded the maximum retry count"),
@@ -134,3 +135,11 @@ def quoted_text(text: str) -> str:
 def quoted_name(name: str) -> str:
     """The name of a column, table or schema as an SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def quoted_table(table: str) -> str:
+    """The table `model.asset` of the attached lake as an SQL identifier; raises LakeError for any other name."""
+    if not _TABLE.fullmatch(table):
+        raise LakeError(f"{table!r} is no name of a table; write model.asset in small letters, digits and underscores")
+    schema, _, name = table.partition(".")
+    return f"lake.{quoted_name(schema)}.{quoted_name(name)}"

@@ -85,6 +85,7 @@ class ForkedRuns(RunLauncher, ConfigurableClass):
     def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
         self._inst_data = inst_data
         self._server: _Server | None = None
+        self._ending: list[_Server] = []
         self._starting = threading.Lock()
         super().__init__()
 
@@ -154,6 +155,7 @@ class ForkedRuns(RunLauncher, ConfigurableClass):
     def _close(self) -> None:
         if self._server is not None:
             self._server.close()
+            self._ending = [server for server in (*self._ending, self._server) if server.process.poll() is None]
             self._server = None
 
 

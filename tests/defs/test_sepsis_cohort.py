@@ -6,7 +6,14 @@ import pytest
 
 from clinical_assets.archives.archive import Archive, ArchiveError, MonthWindow, contract_of, describe_columns
 from clinical_assets.archives.data_quality import FAULTS_SCHEMA
-from clinical_assets.archives.physionet2019 import COLUMNS, LABORATORY, PHYSIONET2019, VITAL_SIGNS, admission_times
+from clinical_assets.archives.physionet2019 import (
+    COLUMNS,
+    LABORATORY,
+    PHYSIONET2019,
+    VITAL_SIGNS,
+    admission_times,
+    read_records,
+)
 from clinical_assets.defs.sepsis.cohort import (
     MEASUREMENTS,
     IcuHour,
@@ -88,14 +95,14 @@ def test_a_value_no_patient_can_have_is_missing_and_counted(
     archive = publish(tmp_path, **{column: values})
     name = MEASUREMENTS[column]
     assert icu_hours(archive, REPLAY)[name].to_list() == kept
-    (row,) = count_plausible(archive).filter(pl.col("column") == name).rows(named=True)
+    (row,) = count_plausible(archive, REPLAY).filter(pl.col("column") == name).rows(named=True)
     measured = sum(value is not None for value in values)
     assert (row["site"], row["hours"], row["measured"]) == ("B", 4, measured)
     assert row["implausible"] == measured - sum(value is not None for value in kept)
 
 
 def test_a_column_that_a_hospital_never_measures_is_counted_as_such(simulated: Archive) -> None:
-    table = count_plausible(simulated)
+    table = count_plausible(simulated, REPLAY)
     assert len(table) == (24 + 8) * len(MEASUREMENTS)
     assert table.columns == ["month", "site", "column", "hours", "measured", "implausible"]
     carbon_dioxide = table.filter(pl.col("column") == "end_tidal_co2_mmhg")
@@ -106,7 +113,7 @@ def test_a_column_that_a_hospital_never_measures_is_counted_as_such(simulated: A
 def test_the_counts_are_those_of_the_rows(simulated: Archive) -> None:
     month = date(2025, 7, 1)
     rows = icu_hours(simulated, MonthWindow.of_month(month))
-    counted = count_plausible(simulated).filter(pl.col("month") == month)
+    counted = count_plausible(simulated, REPLAY).filter(pl.col("month") == month)
     for name in ("calcium_mg_dl", "heart_rate_bpm"):
         table = counted.filter(pl.col("column") == name)
         assert (table["measured"] - table["implausible"]).sum() == rows[name].count()
@@ -146,7 +153,7 @@ def test_a_broken_file_is_in_the_quarantine_and_not_in_the_cohort(tmp_path: Path
     (archive.path / "p100002.psv").write_text("HR|O2Sat\n80|97\n")
     archive = PHYSIONET2019.open(archive.path)
     assert icu_hours(archive, REPLAY)["patient_id"].unique().to_list() == ["p100001"]
-    assert quarantined_files(archive)["file"].to_list() == ["p100002.psv"]
+    assert quarantined_files(archive, REPLAY)["file"].to_list() == ["p100002.psv"]
 
 
 def test_the_contract_says_what_every_column_means_and_has_a_range_for_every_measurement(simulated: Archive) -> None:
@@ -176,7 +183,7 @@ def test_the_real_archive_has_the_faults_that_its_readers_report(raw_archives: P
     assert rows.group_by("site").agg(pl.col("patient_id").n_unique()).sort("site")["patient_id"].to_list() == (
         pytest.approx([720, 2_120], rel=0.2)
     )
-    faults = count_plausible(archive).group_by("site", "column").agg(pl.col("measured", "implausible").sum())
+    faults = count_plausible(archive, REPLAY).group_by("site", "column").agg(pl.col("measured", "implausible").sum())
     counts = {(site, column): (measured, wrong) for site, column, measured, wrong in faults.iter_rows()}
     assert counts["A", "end_tidal_co2_mmhg"] == (0, 0)
     assert counts["B", "fio2_fraction"][1] > 30
@@ -214,3 +221,16 @@ def test_a_broken_file_is_a_fault_of_the_month_in_which_its_patient_would_have_c
     assert (broken["place"], broken["subgroup"], broken["column"]) == ("p100002", "site=B", None)
     assert (broken["affected"], broken["rows"]) == (1, 1)
     assert icu_faults(archive, REPLAY).filter(fault="quarantined").height == 1
+
+
+def test_the_hours_of_a_month_are_read_from_its_own_patients_files_alone(tmp_path: Path) -> None:
+    archive = PHYSIONET2019.open(PHYSIONET2019.simulate(tmp_path, seed=4))
+    month = MonthWindow.of_month(date(2024, 6, 1))
+    expected = icu_hours(archive, month)
+    admitted = read_records(archive, (month.start, month.end)).hours
+    everybody = read_records(archive).hours
+    assert set(admitted["patient"]) == set(expected["patient_id"])
+    assert 0 < admitted["patient"].n_unique() < everybody["patient"].n_unique() / 10
+    assert everybody.join(admitted.select("site", "patient").unique(), on=["site", "patient"], how="semi").equals(
+        admitted
+    )

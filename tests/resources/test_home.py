@@ -95,16 +95,6 @@ def test_preparing_a_home_again_loses_nothing(home: Home) -> None:
     assert [path.read_text() for path in kept] == ["kept"] * 3
 
 
-def test_dagster_s_settings_are_written_anew_where_they_differ(home: Home) -> None:
-    home.prepare()
-    settings = home.dagster / "dagster.yaml"
-    ours = settings.read_text()
-    assert "enabled: false" in ours.split("run_monitoring")[0]
-    settings.write_text("telemetry: {enabled: true}\n")
-    home.prepare()
-    assert settings.read_text() == ours
-
-
 def test_everything_a_platform_writes_lies_below_its_home(home: Home) -> None:
     written = (
         *(home.lake_catalogue, home.lake_data, home.registry_artefacts, home.reports, home.analytics, home.sign_offs),
@@ -224,3 +214,13 @@ def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path: Path, monkeypatc
     with pytest.raises(OSError, match="no space left"):
         write_atomically(path, "new, and longer")
     assert path.read_text() == "old"
+
+
+def test_what_an_operator_writes_into_dagster_s_settings_stays(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home", tmp_path / "raw")
+    home.prepare()
+    settings = home.dagster / "dagster.yaml"
+    theirs = settings.read_text().replace("max_concurrent_runs: 4", "max_concurrent_runs: 2")
+    settings.write_text(theirs)
+    home.prepare()
+    assert settings.read_text() == theirs

@@ -1,8 +1,10 @@
 import os
+import re
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from clinical_assets.resources import lake as lake_module
-from clinical_assets.resources.lake import Lake, LakeError
+from clinical_assets.resources.lake import Lake, LakeError, Write
 from clinical_assets.resources.lake_engine import attempt
 
 JANUARY, FEBRUARY, MARCH = date(2025, 1, 1), date(2025, 2, 1), date(2025, 3, 1)
@@ -251,6 +253,211 @@ def test_a_table_without_rows_can_be_kept_and_writing_it_again_changes_nothing(l
 
     assert_frame_equal(lake.read("toy.sign_off"), empty)
     assert (first.rows, again.snapshot) == (0, lake.latest_snapshot())
+
+
+def test_months_are_told_of_tables_that_are_not_kept_by_month_too(lake: Lake) -> None:
+    """The catalogue knows the months where files are partitioned by them; elsewhere the rows are asked."""
+    both = pl.concat([stays(FEBRUARY, [1]), stays(JANUARY, [2])])
+    lake.write_table("toy.stays", both, **RUN)
+    assert lake.months("toy.stays") == [JANUARY, FEBRUARY]
+    with pytest.raises(LakeError, match=r"no rows for 2025-03; .*; months present: 2025-01..2025-02"):
+        lake.read("toy.stays", month=MARCH)
+
+    lake.write_month("toy.stays", JANUARY, stays(JANUARY, [3]), **RUN)
+    assert (days(lake), days(lake, JANUARY)) == ([1, 3], [3])
+    lake.write_table("toy.figures", pl.DataFrame({"value": [0.5]}), **RUN)
+    with pytest.raises(LakeError, match=r"toy.figures: no column month; it has value"):
+        lake.months("toy.figures")
+
+
+def test_a_month_whose_last_row_is_gone_is_no_month_of_the_table(lake: Lake) -> None:
+    lake.write_months(
+        "toy.stays", [JANUARY, FEBRUARY], pl.concat([stays(JANUARY, [1, 2]), stays(FEBRUARY, [3])]), **RUN
+    )
+    before = lake.latest_snapshot()
+    for day in (1, 2):
+        with lake.cursor() as cursor:
+            cursor.execute("DELETE FROM lake.toy.stays WHERE days = ?", [day])
+    assert lake.months("toy.stays") == [FEBRUARY]
+    assert lake.months("toy.stays", snapshot=before) == [JANUARY, FEBRUARY]
+    with pytest.raises(LakeError, match="no rows for 2025-01"):
+        lake.read("toy.stays", month=JANUARY)
+
+
+def test_a_month_with_rows_of_which_none_is_asked_for_is_there_all_the_same(lake: Lake) -> None:
+    lake.write_month("toy.stays", JANUARY, stays(JANUARY, [1]), **RUN)
+    found = lake.read("toy.stays", month=JANUARY, where={"days": 7}, columns=["days"])
+    assert_frame_equal(found, pl.DataFrame(schema={"days": pl.Int64}))
+    with pytest.raises(LakeError, match="no rows for 2025-02"):
+        lake.read("toy.stays", months=[JANUARY, FEBRUARY], where={"days": 1}, columns=["days"])
+
+
+def test_several_months_are_replaced_in_one_commit_and_the_others_stay(lake: Lake) -> None:
+    for month in (JANUARY, FEBRUARY, MARCH):
+        lake.write_month("toy.stays", month, stays(month, [1]), **RUN)
+    before = lake.latest_snapshot()
+    anew = pl.concat([stays(MARCH, [4, 5]), stays(JANUARY, [6])])
+    commit = lake.write_months("toy.stays", [JANUARY, MARCH], anew, **RUN)
+
+    assert (commit.snapshot, commit.rows) == (before + 1, 3)
+    assert [days(lake, month) for month in (JANUARY, FEBRUARY, MARCH)] == [[6], [1], [4, 5]]
+
+
+def test_of_several_months_each_must_have_rows_and_no_row_may_be_of_another(lake: Lake) -> None:
+    with pytest.raises(LakeError, match=r"toy.stays: no rows for month 2025-02; a month without rows is not written"):
+        lake.write_months("toy.stays", [JANUARY, FEBRUARY], stays(JANUARY, [1]), **RUN)
+    both = pl.concat([stays(JANUARY, [1]), stays(FEBRUARY, [2])])
+    with pytest.raises(LakeError, match=r"toy.stays: 1 of 2 rows are not of month 2025-01, 2025-03; remove them"):
+        lake.write_months("toy.stays", [JANUARY, MARCH], both, **RUN)
+    with pytest.raises(LakeError, match="no month is given to write"):
+        lake.write_months("toy.stays", [], stays(JANUARY, []), **RUN)
+    assert not lake.exists("toy.stays")
+
+
+@pytest.mark.parametrize("value", ["a b/c=d%20", "Müller'", "", 7, JANUARY])
+def test_rows_are_replaced_by_any_value(lake: Lake, value: Any) -> None:
+    """What the catalogue says of the values of a partition decides whether there is anything to replace."""
+    frame = pl.DataFrame({"by": [value], "n": [1]})
+    lake.write_table("toy.by_value", frame, replace_by="by", **RUN)
+    lake.write_table("toy.by_value", pl.DataFrame({"by": [value], "n": [2]}), replace_by="by", **RUN)
+    assert lake.read("toy.by_value").rows() == [(value, 2)]
+
+
+def test_tables_written_together_are_one_commit(lake: Lake) -> None:
+    lake.write_month("toy.stays", JANUARY, stays(JANUARY, [1]), **RUN)
+    before = lake.latest_snapshot()
+    commit = lake.write_together(
+        [
+            Write("toy.stays", stays(FEBRUARY, [2]), months=[FEBRUARY], comments={"days": "Stay (days)"}),
+            Write("other.ledger", pl.DataFrame({"entry": ["a", "b"]}), append=True, description="What happened"),
+            Write("toy.findings", pl.DataFrame({"version": [1], "n": [10]}), replace_by="version"),
+        ],
+        author="o'run",
+        message="{}",
+    )
+
+    assert (commit.snapshot, commit.rows) == (before + 1, 4)
+    assert commit.columns == {
+        "toy.stays": ("month", "days"),
+        "other.ledger": ("entry",),
+        "toy.findings": ("version", "n"),
+    }
+    assert days(lake) == [1, 2]
+    assert sorted(lake.read("other.ledger")["entry"]) == ["a", "b"]
+    assert lake.descriptions()["other.ledger"].comment == "What happened"
+    assert lake.snapshots().row(-1, named=True)["author"] == "o'run"
+
+
+def test_of_tables_written_together_one_that_is_refused_keeps_out_all(lake: Lake) -> None:
+    lake.write_month("toy.stays", JANUARY, stays(JANUARY, [1]), **RUN)
+    before = lake.latest_snapshot()
+    other = Write("toy.other", pl.DataFrame({"x": [1]}))
+    for refused in (
+        Write("toy.stays", stays(JANUARY, [2]).drop("days").with_columns(x=1), months=[JANUARY]),
+        Write("toy.stays", stays(JANUARY, [2]), months=[FEBRUARY]),
+        Write("toy.stays", stays(JANUARY, [2]), months=[JANUARY], append=True),
+        Write("toy.other", pl.DataFrame({"x": [2]})),
+    ):
+        with pytest.raises(LakeError, match=r"frame lacks|not of month|not two of them|each to a table of its own"):
+            lake.write_together([other, refused], **RUN)
+    with pytest.raises(LakeError, match="one write or more"):
+        lake.write_together([], **RUN)
+    assert (lake.latest_snapshot(), lake.tables(), days(lake)) == (before, ["toy.stays"], [1])
+
+
+def test_a_commit_says_the_columns_in_the_order_in_which_they_are_read(lake: Lake) -> None:
+    lake.write_month("toy.stays", JANUARY, stays(JANUARY, [1]), **RUN)
+    turned = stays(FEBRUARY, [2]).select(pl.lit(70).alias("age"), "days", "month")
+    commit = lake.write_month("toy.stays", FEBRUARY, turned, **RUN)
+    assert list(commit.columns["toy.stays"]) == lake.read("toy.stays").columns == ["month", "days", "age"]
+
+
+def test_the_catalogue_tells_which_tables_changed_since_a_snapshot(lake: Lake) -> None:
+    def changed_by(act: Callable[[], object]) -> set[str]:
+        before = lake.latest_snapshot()
+        assert lake.changed_since(before) == set()
+        act()
+        return lake.changed_since(before)
+
+    def write(table: str, month: date = JANUARY, **given: Any) -> Callable[[], object]:
+        return lambda: lake.write_month(table, month, stays(month, [1]), **RUN, **given)
+
+    def execute(statement: str) -> Callable[[], object]:
+        return lambda: lake.cursor().execute(statement)
+
+    write("toy.untouched")()
+    first = lake.latest_snapshot()
+    assert changed_by(write("toy.stays")) == {"toy.stays"}
+    assert changed_by(write("toy.stays", FEBRUARY)) == {"toy.stays"}
+    assert changed_by(write("toy.other")) == {"toy.other"}
+    assert changed_by(write("toy.other", description="Others")) == {"toy.other"}
+    assert changed_by(write("toy.other", comments={"days": "Days"})) == {"toy.other"}
+    assert changed_by(execute("DELETE FROM lake.toy.stays WHERE month = '2025-01-01'")) == {"toy.stays"}
+    assert changed_by(execute("ALTER TABLE lake.toy.stays ADD COLUMN age INT")) == {"toy.stays"}
+    assert changed_by(execute("DROP TABLE lake.toy.stays")) == {"toy.stays"}
+    assert lake.changed_since(first) == {"toy.stays", "toy.other"}
+    assert lake.changed_since(0) == lake.changed_since(999) == {"toy.untouched", "toy.stays", "toy.other"}
+
+
+def test_where_the_snapshot_to_compare_with_is_gone_every_table_may_have_changed(lake: Lake) -> None:
+    first = lake.write_month("toy.stays", JANUARY, stays(JANUARY, [1]), **RUN)
+    lake.write_table("toy.other", stays(JANUARY, [1]), **RUN)
+    assert lake.changed_since(first.snapshot) == {"toy.other"}
+    with lake.cursor() as cursor:
+        cursor.execute(f"CALL ducklake_expire_snapshots('lake', versions => [{first.snapshot}])")
+    assert lake.changed_since(first.snapshot) == {"toy.stays", "toy.other"}
+
+
+def test_the_catalogue_describes_tables_as_they_were_at_a_snapshot(lake: Lake) -> None:
+    first = lake.write_month("toy.stays", JANUARY, stays(JANUARY, [1]), description="Stays", **RUN)
+    lake.write_month(
+        "toy.stays", JANUARY, stays(JANUARY, [1]).with_columns(scan=pl.lit(b"x")), comments={"days": "Days"}, **RUN
+    )
+    lake.write_table("toy.other", stays(JANUARY, [1]), **RUN)
+
+    assert set(lake.descriptions()) == {"toy.stays", "toy.other"}
+    assert lake.descriptions(["toy.nothing"]) == {}
+    now = lake.descriptions(["toy.stays"])["toy.stays"]
+    assert (now.table, now.comment) == ("toy.stays", "Stays")
+    assert [(column.name, column.kind, column.comment) for column in now.columns] == [
+        ("month", "date", None),
+        ("days", "int64", "Days"),
+        ("scan", "blob", None),
+    ]
+    then = lake.descriptions(snapshot=first.snapshot)
+    assert [column.name for column in then["toy.stays"].columns] == ["month", "days"]
+    assert {column.comment for column in then["toy.stays"].columns} == {None}
+    assert set(then) == {"toy.stays"}
+
+
+def test_no_question_and_no_write_asks_for_the_statistics_of_other_tables(lake: Lake) -> None:
+    """DuckDB's own functions do, of every table and after every commit: that is hours of work on a big platform."""
+    for table in ("toy.stays", "toy.other", "toy.third"):
+        lake.write_month(table, JANUARY, stays(JANUARY, [1]), **RUN)
+    script = """
+import sys
+from datetime import date
+from pathlib import Path
+import polars as pl
+from clinical_assets.resources.lake import Lake
+
+lake = Lake(sys.argv[1], Path(sys.argv[2]))
+cursor = lake.cursor()
+cursor.execute("CALL enable_logging('DuckLakeMetadata')")
+frame = pl.DataFrame({"month": [date(2025, 1, 1)], "days": [2]})
+lake.exists("toy.stays"), lake.tables(), lake.descriptions(), lake.changed_since(1), lake.months("toy.stays")
+lake.read("toy.stays", month=date(2025, 1, 1))
+lake.write_month("toy.stays", date(2025, 1, 1), frame, author="", message="", description="x", comments={"days": "y"})
+for (message,) in cursor.execute("SELECT message FROM duckdb_logs WHERE type = 'DuckLakeMetadata'").fetchall():
+    print(" ".join(str(message).split()))
+"""
+    command = [sys.executable, "-c", script, lake.catalogue, str(lake.data)]
+    said = subprocess.run(command, check=True, timeout=60, capture_output=True, text=True).stdout.splitlines()
+    asked = [line for line in said if "record_count, next_row_id" in line]
+    of_tables = {found[1] for line in asked if (found := re.search(r"table_id = (\d+)", line))}
+    assert len(asked) > 0
+    assert len(of_tables) == 1, "statistics of the table that is written, and of no other"
+    assert all("table_id = " in line for line in asked)
 
 
 def comments(lake: Lake) -> tuple[list[tuple[str]], list[tuple[str, str]]]:

@@ -6,7 +6,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import duckdb
@@ -143,6 +143,30 @@ def test_processes_that_make_the_same_new_month_at_once_leave_it_once(lake: Lake
     assert month["writer"].n_unique() == 1
     authors = lake.snapshots().drop_nulls("author")["author"].value_counts().sort("author")
     assert authors.rows() == [("0", 3), ("1", 3)]
+
+
+def test_the_catalogue_answers_alike_whatever_keeps_it(lake: Lake) -> None:
+    said = {"description": "Stays", "comments": {"writer": "Who wrote"}}
+    first = lake.write_month("toy.stays", JANUARY, stays(JANUARY, 1), author="a", message="m", **said)
+    lake.write_month("toy.stays", FEBRUARY, stays(FEBRUARY, 2), author="", message="")
+    lake.write_table("toy.other", pl.DataFrame({"x": [1]}), author="", message="")
+    last = lake.write_month("toy.stays", JANUARY, stays(JANUARY, 3), author="", message="", **said)
+
+    assert (lake.tables(), lake.exists("toy.other"), lake.exists("toy.none")) == (
+        ["toy.other", "toy.stays"],
+        True,
+        False,
+    )
+    assert lake.months("toy.stays") == [JANUARY, FEBRUARY]
+    assert lake.months("toy.stays", snapshot=first.snapshot) == [JANUARY]
+    assert lake.read("toy.stays", month=JANUARY)["writer"].to_list() == [3, 3, 3]
+    assert lake.changed_since(first.snapshot) == {"toy.stays", "toy.other"}
+    assert lake.changed_since(last.snapshot - 1) == {"toy.stays"}
+    described = lake.descriptions()["toy.stays"]
+    assert (described.comment, [column.comment for column in described.columns]) == ("Stays", [None, "Who wrote"])
+    committed = lake.snapshots().filter(snapshot=first.snapshot).row(0, named=True)
+    assert (committed["author"], committed["message"], lake.latest_snapshot()) == ("a", "m", last.snapshot)
+    assert abs(datetime.now(UTC) - committed["committed_at"]) < timedelta(minutes=5)
 
 
 def test_of_two_open_transactions_on_the_same_new_month_one_must_fail(lake: Lake) -> None:

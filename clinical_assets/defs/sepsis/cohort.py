@@ -131,8 +131,7 @@ def icu_hours(archive: Archive, window: MonthWindow) -> dy.DataFrame[IcuHour]:
     A value outside its column's range is set missing (`count_plausible` counts them). Patients of all ages are kept;
     the youngest of the archive is 14. Raises ArchiveError for a window in which nobody is admitted.
     """
-    in_window = (pl.col("month") >= window.start) & (pl.col("month") < window.end)
-    rows = _read_cohort(archive).hours.filter(in_window)
+    rows = _read_cohort(archive, window).hours
     if rows.is_empty():
         raise ArchiveError(
             f"{archive.path.name} has no patient admitted from {window.start} to {window.end} (exclusive); "
@@ -141,19 +140,19 @@ def icu_hours(archive: Archive, window: MonthWindow) -> dy.DataFrame[IcuHour]:
     return IcuHour.validate(rows)
 
 
-def count_plausible(archive: Archive) -> pl.DataFrame:
-    """How often each value was measured in each month and hospital, and how often no patient can have it.
+def count_plausible(archive: Archive, window: MonthWindow) -> pl.DataFrame:
+    """How often each value was measured in each month and hospital of a window, and how often no patient can have it.
 
     Returns:
         one row a `month`, `site` and `column`: `hours`, those `measured`, and of these the `implausible` ones, which
         are null in `icu_hours`. A column that a hospital never measures has `measured` 0.
     """
-    return _read_cohort(archive).plausibility
+    return _read_cohort(archive, window).plausibility
 
 
-def quarantined_files(archive: Archive) -> pl.DataFrame:
-    """The patient files that were left out because they are broken: `site`, `file`, `reason`."""
-    return _read_cohort(archive).quarantined
+def quarantined_files(archive: Archive, window: MonthWindow) -> pl.DataFrame:
+    """The patient files of a window that were left out because they are broken: `site`, `file`, `reason`."""
+    return _read_cohort(archive, window).quarantined
 
 
 def icu_faults(archive: Archive, window: MonthWindow) -> pl.DataFrame:
@@ -162,14 +161,12 @@ def icu_faults(archive: Archive, window: MonthWindow) -> pl.DataFrame:
     Of all patients of the archive; a broken file stands in the month in which its patient would have been admitted.
     Columns of `FAULTS_SCHEMA`; a column that a hospital never measures is `missing` in all its hours.
     """
-    in_window = (pl.col("month") >= window.start) & (pl.col("month") < window.end)
     site = pl.format("site={}", "site").alias("subgroup")
-    counts = count_plausible(archive).filter(in_window)
+    counts = count_plausible(archive, window)
     never = counts.filter(pl.col("measured") == 0).with_columns(affected="hours", rows="hours")
     implausible = counts.filter(pl.col("measured") > 0).with_columns(affected="implausible", rows="measured")
     patient = pl.col("file").str.split("/").list.last().str.strip_suffix(".psv")
-    files = quarantined_files(archive).with_columns(place=patient)
-    broken = files.with_columns(month=admission_times(files["place"], files["site"]).dt.date().dt.month_start())
+    files = quarantined_files(archive, window).with_columns(place=patient)
     return pl.concat(
         [
             _faults(
@@ -177,7 +174,7 @@ def icu_faults(archive: Archive, window: MonthWindow) -> pl.DataFrame:
             ),
             _faults(never, site, "missing", pl.lit("this hospital never measures it")),
             _faults(
-                broken.filter(in_window).with_columns(column=pl.lit(None, pl.String), affected=1, rows=1),
+                files.with_columns(column=pl.lit(None, pl.String), affected=1, rows=1),
                 site,
                 "quarantined",
                 pl.col("reason"),
@@ -192,9 +189,10 @@ def _faults(rows: pl.DataFrame, subgroup: pl.Expr, fault: str, reason: pl.Expr) 
     return rows.select("column", subgroup, *named, "affected", "rows").cast(FAULTS_SCHEMA)
 
 
+# Asked for the hours of a window, and for what is wrong with them, in turn.
 @lru_cache(maxsize=1)
-def _read_cohort(archive: Archive) -> _Cohort:
-    records = read_records(archive)
+def _read_cohort(archive: Archive, window: MonthWindow) -> _Cohort:
+    records = read_records(archive, (window.start, window.end))
     stays = records.hours.select("site", "patient").unique(maintain_order=True)
     stays = stays.with_columns(admission_times(stays["patient"], stays["site"]))
     hours = records.hours.rename(MEASUREMENTS).join(stays, on=["site", "patient"], how="left", maintain_order="left")
@@ -238,7 +236,7 @@ def _count_by_month(hours: pl.DataFrame) -> pl.DataFrame:
         pl.col("variable").str.split_exact(":", 1).struct.rename_fields(["what", "column"]).struct.unnest()
     )
     return (
-        long.pivot("what", index=[*by, "column", "hours"], values="count")
+        long.pivot("what", on_columns=["measured", "implausible"], index=[*by, "column", "hours"], values="count")
         .sort(*by, "column")
         .select(*by, "column", "hours", "measured", "implausible")
     )
