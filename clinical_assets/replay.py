@@ -35,6 +35,7 @@ from clinical_assets.lifecycle.automation import (
 )
 from clinical_assets.lifecycle.launch import DEMONSTRATION, TRIGGER
 from clinical_assets.lifecycle.model_watch import Seen, watch_name
+from clinical_assets.lifecycle.publication import JOB as PUBLICATION
 from clinical_assets.protocol import Judgement, ModelProtocol, ModelVersion, Repair, month_after, read_protocol
 from clinical_assets.resources.home import Home
 from clinical_assets.resources.lake import Lake
@@ -117,7 +118,7 @@ class Replay:
                 f"{month:%Y-%m} is scored, profiled, compared",
                 None if month in reported else lambda m=month: self._month(m),
             )
-        self._job("publication")
+        self._run(PUBLICATION)
 
     def _silence(self, month: date) -> None:
         """A month that the first candidate scores in silence, before anybody may sign it."""
@@ -146,7 +147,10 @@ class Replay:
 
     def _job(self, name: str, month: date | None = None, last: date | None = None) -> None:
         """One of the model's jobs in this process: of no month, of one, or of all from one to the last."""
-        job = _definitions().resolve_job_def(f"{self.protocol.model}_{name}")
+        self._run(f"{self.protocol.model}_{name}", month, last)
+
+    def _run(self, name: str, month: date | None = None, last: date | None = None) -> None:
+        job = _definitions().resolve_job_def(name)
         together = {RANGE_START: f"{month:%Y-%m}", RANGE_END: f"{last:%Y-%m}"} if month and last else {}
         try:
             result = job.execute_in_process(

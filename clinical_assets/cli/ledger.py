@@ -27,6 +27,7 @@ from clinical_assets.resources.home import Home, hash_file
 from clinical_assets.resources.ledger import mismatch, read_ledger, remedy
 
 app = typer.Typer()
+FILE_FOLLOWS = "The analysts' file follows by itself while the daemon runs, else with `clinical publish`."
 
 
 @app.command()
@@ -93,9 +94,9 @@ def rollback(
     proved = f"{done.smoke_rows} rows scored as at its release" if done.smoke_rows else "no smoke set was kept"
     console.print(
         f"{model}: version {entry.version} is live in place of {before}, after "
-        f"{done.seconds_to_live:.1f} s; with analytics republished {done.seconds:.1f} s ({proved}; files unchanged; "
-        f"ledger entry {entry.number}; an incident is open)"
+        f"{done.seconds_to_live:.1f} s ({proved}; files unchanged; ledger entry {entry.number}; an incident is open)"
     )
+    console.print(FILE_FOLLOWS)
     if entry.protocol_sha256 != protocol.sha256:
         console.print(
             f"It was released under protocol {entry.protocol_sha256[:12]}; now {protocol.sha256[:12]} is in force."
@@ -127,6 +128,7 @@ def withdraw(
         f"{model}: version {entry.version} is withdrawn and nothing is live (ledger entry {entry.number}; an incident "
         f'is open); to put it back: clinical rollback {model} --to {entry.version} --reason "..."'
     )
+    console.print(FILE_FOLLOWS)
 
 
 def show_all(model: str, entries: list[LedgerEntry]) -> None:

@@ -160,13 +160,14 @@ def waiting_words(
 @one_line_on_refusal
 @recorded_when_refused
 def publish(as_json: JsonFlag = False) -> None:
-    """Build the analysts' DuckDB file anew and replace it in one step."""
+    """Bring the analysts' DuckDB file to what the lake holds, and replace it in one step."""
     from clinical_assets.lifecycle.publication import publish as publish_and_record
 
     home, lake, _ = open_home()
     published = publish_and_record(lake, home, actor=person_at_terminal())
     print_json(asdict(published)) if as_json else typer.echo(
         f"{published.path}: {published.tables} tables, {published.rows:,} rows, lake snapshot {published.snapshot}"
+        f"{'' if published.is_new else ', as it was: the lake holds nothing newer'}"
     )
 
 

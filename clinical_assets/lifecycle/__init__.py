@@ -1,5 +1,5 @@
 """The chain of every model, in reading order, as thin Dagster assets; what they call knows no Dagster."""
 
-from clinical_assets.lifecycle import data, development, monitoring, publication, release
+from clinical_assets.lifecycle import data, development, monitoring, release
 
-CHAIN = [data, development, release, monitoring, publication]
+CHAIN = [data, development, release, monitoring]

@@ -34,7 +34,6 @@ MONTHLY = (
     "drift_report",
     "performance_report",
     "repair_plan",
-    "analytics",
 )
 DEVELOPMENT_CHAIN = ("protocol", "training_set", "trained_model", "evaluation", "silent_run", "validation_report")
 SILENT_MONTH = ("silent_run", "validation_report")
@@ -64,13 +63,12 @@ def jobs(protocol: ModelProtocol) -> list[Any]:
 
     return [
         job("intake", INTAKE, "A month's rows, from the archive to what the estimator sees"),
-        job("month", MONTHLY, "A whole month: rows, scores, profile, drift, performance, publication"),
-        job("ripening", ("performance_report", "analytics"), "What a month's ripened outcomes say of the champion"),
-        job("publication", ("analytics",), "The analysts' file, built anew"),
+        job("month", MONTHLY, "A whole month: rows, scores, profile, drift, performance"),
+        job("ripening", ("performance_report",), "What a month's ripened outcomes say of the champion"),
         job("retraining", DEVELOPMENT_CHAIN, "A new candidate with its validation report", **{RETRAINING: model}),
         job("silent_month", SILENT_MONTH, "What a candidate says of months that have arrived since, shown to nobody"),
-        job("release", ("sign_off", "release", "analytics"), "The release of a signed candidate"),
-        job("sign_off", ("sign_off", "analytics"), "The signatures on a candidate that is not released"),
+        job("release", ("sign_off", "release"), "The release of a signed candidate"),
+        job("sign_off", ("sign_off",), "The signatures on a candidate that is not released"),
     ]
 
 

@@ -34,11 +34,9 @@ from clinical_assets.governance.signers import SignerError
 from clinical_assets.learning.estimator import LearningError
 from clinical_assets.lifecycle.automation import IN_FLIGHT, NEWEST_RELEASED, NOTHING_LIVE
 from clinical_assets.lifecycle.incidents import open_incident
-from clinical_assets.lifecycle.publication import publish
 from clinical_assets.protocol import ProtocolError
 from clinical_assets.resources.home import Home, write_atomically
 from clinical_assets.resources.lake import Lake, LakeError
-from clinical_assets.resources.leak_search import LeakError
 from clinical_assets.resources.ledger import AtWorkError, append_entry, exclusive, read_ledger
 from clinical_assets.resources.registry import CHAMPION, Registry, RegistryError
 
@@ -122,8 +120,7 @@ def recover_locked(at: Platform, model: str) -> str:
 def recover_all(home: Home, lake: Lake, registry: Registry) -> list[str]:
     """Finish or drop every change of this home that was interrupted, and tell of each, without Dagster at work.
 
-    One that cannot be finished yet, since the analysts' file cannot be published or another act is at work, is told of
-    too: what is live and the ledger agree by then, and the next look tries again.
+    One that cannot be finished yet is told of too, and the next look tries again.
     """
     told = []
     with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
@@ -148,30 +145,15 @@ def _move_and_follow(at: Platform, intent: Intent, interrupted: bool) -> Iterato
         _audit(at.home, entry, interrupted)
         write_intent(at.home, replace(intent, audited=True))
     yield "audited"
-    # A release is a run's own materialisation, and its job publishes: unless it was killed before.
+    # A release is a run's own materialisation: unless it was killed before.
     if entry.kind is not LedgerKind.RELEASE:
         open_incident(at.lake, at.home, _breach(entry), actor=entry.actor)
         yield "incident opened"
     if entry.kind is not LedgerKind.RELEASE or interrupted:
         settle(at, entry.model)
         yield "monitoring re-referenced"
-        _republish(at, entry)
-        yield "analytics republished"
     intent_path(at.home, entry.model).unlink(missing_ok=True)
     yield "intent dropped"
-
-
-def _republish(at: Platform, entry: LedgerEntry) -> None:
-    try:
-        publish(at.lake, at.home, actor=entry.actor)
-    except (LakeError, LeakError) as error:
-        # What is live is settled; a file that may not be published must not be tried again by every verb.
-        intent_path(at.home, entry.model).unlink()
-        raise LedgerError(
-            f"{entry.model} version {entry.version} is {'withdrawn' if entry.kind.leaves_nothing_live else 'live'}, "
-            f"and the ledger says so, but the analysts' file was not published: {error}; once that is mended, run "
-            "`clinical publish`"
-        ) from error
 
 
 def _audit(home: Home, entry: LedgerEntry, interrupted: bool) -> None:

@@ -30,13 +30,6 @@ NOTHING_IS_LIVE = dg.AutomationCondition.any_deps_match(
 # What `ignore` leaves out is also that something is missing; without a champion there is nothing to score with.
 SCORING = FLOW & ~dg.AutomationCondition.any_deps_missing() & ~NOTHING_IS_LIVE
 
-# `eager` would wait until all months of all years are there; a release publishes in its own job.
-PUBLISHING = (
-    dg.AutomationCondition.any_deps_updated().ignore(dg.AssetSelection.tag("chain", "development")).since_last_handled()
-    & ~dg.AutomationCondition.any_deps_in_progress()
-    & ~dg.AutomationCondition.in_progress()
-)
-
 # An outcome ripens after its month: the last three months are looked at again on every tick.
 RIPENING_TICK = (
     dg.AutomationCondition.in_latest_time_window(lookback_delta=timedelta(days=93))

@@ -34,7 +34,7 @@ from clinical_assets.resources.ledger import exclusive, mismatch, read_ledger
 class Rollback:
     """A rollback that is done: its entry in the ledger, and the rows it was proved on.
 
-    `seconds_to_live` is until the version was live and in the ledger, `seconds` until the analysts' file was published.
+    `seconds_to_live` is until the version was live and in the ledger, `seconds` until Dagster and people were told too.
     """
 
     entry: LedgerEntry

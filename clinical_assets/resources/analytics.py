@@ -1,105 +1,118 @@
 """The published file, analytics.duckdb: the lake at one snapshot, in clear and read-only, for any DuckDB client.
 
-Aggregate tables are shown with their small counts suppressed (`reporting.shown_tables`); tables with a row a unit are
-de-identified, not aggregated, and stand as they are. The lake keeps the exact figures, for its owner alone.
+Two files take turns. The one that was published before the present one is kept aside; the next publication brings it up
+to date, by the rows that changed since, and swaps it in: nothing is copied that did not change. It is written to only
+where no process has it open, since an analyst may have opened it while it was the published one.
 
-Belongs here: how the file is built and swapped in under its readers. Does not belong here: what is de-identified (all
-that reaches the lake is), what is suppressed, and Dagster.
+Belongs here: when the file is replaced, and how under its readers. Does not belong here: what is in it
+(analytics_content.py), what is de-identified (all that reaches the lake is), and Dagster.
 """
 
 import fcntl
+import json
 import os
 import shutil
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-import duckdb
-import polars as pl
-
-from clinical_assets.governance.small_cells import SUPPRESSED
-from clinical_assets.reporting.shown_tables import SHOWN_TABLES, SUPPRESSED_COMMENT, ShownTable
+from clinical_assets.resources.analytics_content import renew_content
+from clinical_assets.resources.home import write_atomically
 from clinical_assets.resources.lake import Lake, LakeError
-from clinical_assets.resources.lake_engine import attempt, quoted_name, quoted_text
-from clinical_assets.resources.ledger_views import create_ledger_views
-
-GOVERNANCE = "governance"
-_PUBLICATION = "publication"
-_VIEWS_OVER_ALL_MODELS = {
-    "monitoring": (
-        "data_quality",
-        "estimated_performance",
-        "drift_report",
-        "performance_report",
-        "repair_plan",
-        "predictions",
-    ),
-    GOVERNANCE: ("evaluation", "silent_run", "validation_report", "sign_off", "release", "incident"),
-}
+from clinical_assets.resources.lake_catalogue import CATALOGUE
+from clinical_assets.resources.lake_engine import attempt
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What was published: the file, the number of its tables, their rows in sum, and the lake's snapshot they show."""
+    """What is published: the file, the number of its tables, their rows in sum, and the lake's snapshot they show.
+
+    `is_new` is whether this publication made it; False where the file showed the lake's newest commit already.
+    """
 
     path: Path
     tables: int
     rows: int
     snapshot: int
+    is_new: bool = True
 
 
 @dataclass(frozen=True, slots=True)
-class _Column:
-    name: str
-    comment: str | None
+class FileRecord:
+    """What a publisher wrote into a file, and how it left it: size, times and inode tell whether anybody changed it."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Table:
-    schema: str
-    name: str
-    comment: str | None
-    columns: tuple[_Column, ...]
+    state: list[int]
+    snapshot: int
+    lake: str
+    models: list[str]
+    tables: int
+    rows: int
+    views: str
+    written_at: str
 
 
 def publish_analytics(
-    lake: Lake, path: Path, models: Sequence[str], before_replacing: Callable[[int], None] | None = None
+    lake: Lake,
+    path: Path,
+    models: Sequence[str],
+    before_replacing: Callable[[int], None] | None = None,
+    *,
+    asked: int | None = None,
 ) -> Published:
     """Publishes the tables of the models and of governance, with their comments, and views over all models.
 
+    A file that shows the snapshot `asked` (the newest when this is called, by default) or a later one is left as it is.
     Readers of the file of before keep it; who opens the file afterwards sees the new one. Columns of type BLOB are left
-    out. The publisher keeps a working copy beside the file, for its own eyes, in which it renews only the months that
-    changed since; what an analyst does to the published file is gone with the next. `before_replacing` is told the
-    snapshot that is about to be shown; if it raises, the published file stays as it was. Raises LakeError if no table
-    is there to publish.
+    out. What an analyst does to the published file is gone with the next. `before_replacing` is told the snapshot that
+    is about to be shown; if it raises, the published file stays as it was. Raises LakeError if no table is there to
+    publish.
     """
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    working, building = working_copy(path), path.with_name(f".{path.name}.building")
+    asked = lake.latest_snapshot() if asked is None else asked
+    spare = spare_of(path)
     with _only_publisher(path):
+        shown, kept = (_unchanged(record, file) for record, file in zip(_records(path), (path, spare), strict=True))
+        if shown and shown.snapshot >= asked and (shown.lake, shown.models) == (_name_of(lake), list(models)):
+            return Published(path, shown.tables, shown.rows, shown.snapshot, is_new=False)
+        views = _ready_to_write(spare, path, shown, kept)
         try:
-            published, _ = attempt("publication", lake.retry_seconds, lambda: _renew(lake, working, path, models))
-            if working.with_name(f"{working.name}.wal").exists():
+            content, _ = attempt("publication", lake.retry_seconds, lambda: renew_content(lake, spare, models, views))
+            if spare.with_name(f"{spare.name}.wal").exists():
                 raise LakeError(f"{path.name}: the file is not whole, a log is left beside it; publish again")
             if before_replacing is not None:
-                before_replacing(published.snapshot)
-            shutil.copyfile(working, building)
-            building.chmod(0o444)
-            # A log that a killed analyst left would be replayed into the new file, by its first reader.
-            _delete_logs(path)
-            building.replace(path)
-            _delete_logs(path)
-        finally:
-            building.unlink(missing_ok=True)
-    return published
+                before_replacing(content.snapshot)
+            _swap_in(spare, path, keep_the_one_of_before=shown is not None)
+        except BaseException:
+            # What may not be shown must not lie about either; the next publication makes another.
+            _delete(spare)
+            raise
+        written = FileRecord(
+            _state_of(path),
+            content.snapshot,
+            _name_of(lake),
+            list(models),
+            content.tables,
+            content.rows,
+            content.views,
+            datetime.now(UTC).isoformat(),
+        )
+        aside = asdict(shown) | {"state": _state_of(spare)} if shown else None
+        write_atomically(_record_path(path), json.dumps({"published": asdict(written), "spare": aside}))
+    return Published(path, content.tables, content.rows, content.snapshot)
 
 
-def working_copy(path: Path) -> Path:
-    """The publisher's own copy of the file at `path`."""
-    return path.with_name(f".{path.name}.working")
+def published_record(path: Path) -> FileRecord | None:
+    """What the published file shows; None where there is none, or somebody has changed it since."""
+    return _unchanged(_records(path)[0], path)
+
+
+def spare_of(path: Path) -> Path:
+    """The file that was published before the one at `path`, kept aside for the next publication."""
+    return path.with_name(f".{path.name}.spare")
 
 
 @contextmanager
@@ -112,223 +125,95 @@ def _only_publisher(path: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _delete_logs(path: Path) -> None:
-    for log in path.parent.glob(f"{path.name}.wal*"):
+def _ready_to_write(spare: Path, path: Path, shown: FileRecord | None, kept: FileRecord | None) -> str:
+    """Leave at `spare` the file that is to be brought up to date, if there is one; gives the mark of its views.
+
+    The spare one where it is as a publisher left it and nobody has it open, else a copy of the published one.
+    """
+    building = spare.with_name(f"{spare.name}.building")
+    building.unlink(missing_ok=True)
+    if kept and _nobody_has_open(spare):
+        spare.chmod(0o600)
+        return kept.views
+    _delete(spare)
+    if shown is None:
+        return ""
+    try:
+        shutil.copyfile(path, building)
+        building.chmod(0o600)
+        building.replace(spare)
+    finally:
+        building.unlink(missing_ok=True)
+    return shown.views
+
+
+def _nobody_has_open(file: Path) -> bool:
+    """Whether no process, this one included, has the file open, and no other name leads to it.
+
+    The kernel grants a lease for writing on exactly these terms; where it knows none, nobody can tell.
+    """
+    opened = os.open(file, os.O_RDONLY)
+    try:
+        if os.fstat(opened).st_nlink > 1:
+            return False
+        fcntl.fcntl(opened, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        fcntl.fcntl(opened, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except (OSError, AttributeError):
+        return False
+    finally:
+        os.close(opened)
+    return True
+
+
+def _swap_in(spare: Path, path: Path, keep_the_one_of_before: bool) -> None:
+    aside = spare.with_name(f"{spare.name}.aside")
+    aside.unlink(missing_ok=True)
+    spare.chmod(0o444)
+    # A log that a killed analyst left would be replayed into the new file, by its first reader.
+    _delete_logs(path)
+    if keep_the_one_of_before:
+        os.link(path, aside)
+    spare.replace(path)
+    _delete_logs(path)
+    if keep_the_one_of_before:
+        aside.replace(spare)
+        spare.chmod(0o600)
+
+
+def _delete(file: Path) -> None:
+    file.unlink(missing_ok=True)
+    _delete_logs(file)
+
+
+def _delete_logs(file: Path) -> None:
+    for log in file.parent.glob(f"{file.name}.wal*"):
         log.unlink(missing_ok=True)
 
 
-def _renew(lake: Lake, working: Path, path: Path, models: Sequence[str]) -> Published:
-    database = f"publication_{uuid.uuid4().hex}"
-    _attach(lake, working, database)
+def _record_path(path: Path) -> Path:
+    return path.with_name(f".{path.name}.record")
+
+
+def _records(path: Path) -> tuple[FileRecord | None, FileRecord | None]:
+    """What was written down of the published file and of the spare one; none where that cannot be read."""
     try:
-        with lake.cursor() as cursor:
-            # One transaction, hence one snapshot. Names in views go without the database: a client picks its own.
-            cursor.execute(f"USE {database}; BEGIN")
-            snapshot, created_at = cursor.execute(
-                "SELECT max(snapshot_id), min(snapshot_time) FROM lake.snapshots()"
-            ).fetchall()[0]
-            tables = _tables(cursor, [*models, GOVERNANCE])
-            if not tables:
-                raise LakeError(
-                    f"nothing to publish: no table of {', '.join(models)} is in the lake; materialise first"
-                )
-            since = _last_published(cursor, database, snapshot, created_at)
-            _drop_all_but(cursor, database, tables if since is not None else [])
-            rows = sum(
-                _renew_shown_table(cursor, database, table, shown, tables, since)
-                if table.schema != GOVERNANCE and (shown := SHOWN_TABLES.get(table.name))
-                else _renew_table(cursor, database, table, since)
-                for table in tables
-            )
-            for schema, names in _VIEWS_OVER_ALL_MODELS.items():
-                for name in names:
-                    if members := [table for table in tables if table.name == name and table.schema != GOVERNANCE]:
-                        _create_view(cursor, schema, name, [_as_shown(cursor, database, table) for table in members])
-            if any((table.schema, table.name) == (GOVERNANCE, "ledger") for table in tables):
-                create_ledger_views(cursor)
-            _record_publication(cursor, snapshot, created_at)
-            cursor.execute("COMMIT")
-            cursor.execute(f"CHECKPOINT {database}")
-    finally:
-        with lake.cursor() as cursor:
-            cursor.execute(f"DETACH {database}")
-    return Published(path=path, tables=len(tables), rows=rows, snapshot=snapshot)
+        stored: dict[str, Any] = json.loads(_record_path(path).read_text())
+        published, spare = stored["published"], stored["spare"]
+        return FileRecord(**published), FileRecord(**spare) if spare else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None, None
 
 
-def _attach(lake: Lake, working: Path, database: str) -> None:
+def _unchanged(record: FileRecord | None, file: Path) -> FileRecord | None:
+    return record if record and file.exists() and _state_of(file) == record.state else None
+
+
+def _state_of(file: Path) -> list[int]:
+    """What changes when a file does; the time of the inode cannot be set back."""
+    found = file.stat()
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+
+
+def _name_of(lake: Lake) -> str:
     with lake.cursor() as cursor:
-        attach = f"ATTACH {quoted_text(str(working))} AS {database}"
-        try:
-            cursor.execute(attach)
-        except duckdb.Error:
-            # Damaged, or of another DuckDB: it holds nothing that the lake does not.
-            for file in working.parent.glob(f"{working.name}*"):
-                file.unlink()
-            cursor.execute(attach)
-    working.chmod(0o600)
-
-
-def _last_published(
-    cursor: duckdb.DuckDBPyConnection, database: str, snapshot: int, created_at: datetime
-) -> int | None:
-    """The snapshot that the working copy shows; None if it shows nothing yet, or another lake."""
-    known = "SELECT 1 FROM duckdb_tables() WHERE database_name = ? AND schema_name = ? AND table_name = ?"
-    if not cursor.execute(known, [database, GOVERNANCE, _PUBLICATION]).fetchall():
-        return None
-    [(shown, of_lake)] = cursor.execute(f"SELECT snapshot, lake_created_at FROM {GOVERNANCE}.{_PUBLICATION}").fetchall()
-    return shown if of_lake == created_at and shown <= snapshot else None
-
-
-def _drop_all_but(cursor: duckdb.DuckDBPyConnection, database: str, tables: Sequence[_Table]) -> None:
-    kept = {(table.schema, table.name) for table in tables}
-    views = "SELECT schema_name, view_name FROM duckdb_views() WHERE database_name = ? AND NOT internal"
-    for schema, name in cursor.execute(views, [database]).fetchall():
-        cursor.execute(f"DROP VIEW {quoted_name(schema)}.{quoted_name(name)}")
-    shown = "SELECT schema_name, table_name FROM duckdb_tables() WHERE database_name = ?"
-    for schema, name in cursor.execute(shown, [database]).fetchall():
-        if (schema, name) not in kept:
-            cursor.execute(f"DROP TABLE {quoted_name(schema)}.{quoted_name(name)}")
-
-
-def _record_publication(cursor: duckdb.DuckDBPyConnection, snapshot: int, created_at: datetime) -> None:
-    cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {GOVERNANCE}")
-    cursor.execute(
-        f"CREATE OR REPLACE TABLE {GOVERNANCE}.{_PUBLICATION} AS"
-        " SELECT ?::BIGINT AS snapshot, now() AS published_at, ?::TIMESTAMPTZ AS lake_created_at",
-        [snapshot, created_at],
-    )
-    columns = (
-        _Column("snapshot", "The snapshot of the lake that this file shows"),
-        _Column("published_at", "When this file was made, UTC"),
-        _Column("lake_created_at", "When the lake was made, UTC; tells one lake from another"),
-    )
-    _comment(cursor, "TABLE", f"{GOVERNANCE}.{_PUBLICATION}", "What this file shows, and since when", columns)
-
-
-def _tables(cursor: duckdb.DuckDBPyConnection, schemas: Sequence[str]) -> list[_Table]:
-    found = cursor.execute(
-        "SELECT schema_name, table_name, any_value(tables.comment),"
-        " list({'name': column_name, 'comment': columns.comment} ORDER BY column_index)"
-        " FROM duckdb_tables() AS tables"
-        " JOIN duckdb_columns() AS columns USING (database_name, schema_name, table_name)"
-        " WHERE database_name = 'lake' AND list_contains(?, schema_name) AND data_type != 'BLOB'"
-        " GROUP BY ALL ORDER BY schema_name, table_name",
-        [list(schemas)],
-    ).fetchall()
-    return [
-        _Table(schema, name, comment, tuple(_Column(**column) for column in columns))
-        for schema, name, comment, columns in found
-    ]
-
-
-def _renew_table(cursor: duckdb.DuckDBPyConnection, database: str, table: _Table, since: int | None) -> int:
-    """Bring one table of the working copy to the state of the lake: the months with rows newer than `since`, or all."""
-    target = f"{quoted_name(table.schema)}.{quoted_name(table.name)}"
-    names = [column.name for column in table.columns]
-    columns = ", ".join(quoted_name(name) for name in names)
-    rows = cursor.execute(f"SELECT count(*) FROM lake.{target}").fetchall()[0][0]
-    if since is not None and _shown_columns(cursor, database, table) == names:
-        newer = f"FROM lake.{target} WHERE snapshot_id > {since}"
-        if "month" in names:
-            months = f"(SELECT DISTINCT month {newer})"
-            cursor.execute(f"DELETE FROM {target} WHERE month IN {months}")
-            cursor.execute(f"INSERT INTO {target} SELECT {columns} FROM lake.{target} WHERE month IN {months}")
-            changed = False
-        else:
-            changed = cursor.execute(f"SELECT count(*) {newer}").fetchall()[0][0] > 0
-        # Rows that the lake has lost since have left no newer row behind.
-        if not changed and cursor.execute(f"SELECT count(*) FROM {target}").fetchall()[0][0] == rows:
-            _comment(cursor, "TABLE", target, table.comment, table.columns)
-            return rows
-    cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted_name(table.schema)}")
-    cursor.execute(f"CREATE OR REPLACE TABLE {target} AS SELECT {columns} FROM lake.{target}")
-    _comment(cursor, "TABLE", target, table.comment, table.columns)
-    return rows
-
-
-def _renew_shown_table(
-    cursor: duckdb.DuckDBPyConnection,
-    database: str,
-    table: _Table,
-    shown: ShownTable,
-    tables: Sequence[_Table],
-    since: int | None,
-) -> int:
-    """Bring an aggregate table of the working copy to what may be shown of the lake's: as a whole, for it is small."""
-    target = f"{quoted_name(table.schema)}.{quoted_name(table.name)}"
-    seen = [other for other in tables if other.schema == table.schema and other.name in shown.looks_at]
-    if since is not None and SUPPRESSED in _shown_columns(cursor, database, table):
-        sources = [f"lake.{quoted_name(other.schema)}.{quoted_name(other.name)}" for other in seen]
-        newer = sum(_count(cursor, f"{source} WHERE snapshot_id > {since}") for source in sources)
-        rows = _count(cursor, target)
-        # Rows that the lake has lost since have left no newer row behind.
-        if not newer and rows == _count(cursor, f"lake.{target}"):
-            _comment(cursor, "TABLE", target, table.comment, _as_shown(cursor, database, table).columns)
-            return rows
-    exact = {other.name: _read_exact(cursor, other) for other in seen}
-    try:
-        frame = shown.show(exact)
-    except pl.exceptions.ColumnNotFoundError as error:
-        raise LakeError(
-            f"{table.schema}.{table.name} lacks a column, without which its small counts cannot be suppressed: "
-            f"{str(error).splitlines()[0]}; materialise it again"
-        ) from error
-    cursor.register("shown", frame)
-    cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted_name(table.schema)}")
-    cursor.execute(f"CREATE OR REPLACE TABLE {target} AS FROM shown")
-    cursor.unregister("shown")
-    _comment(cursor, "TABLE", target, table.comment, _as_shown(cursor, database, table).columns)
-    return frame.height
-
-
-def _read_exact(cursor: duckdb.DuckDBPyConnection, table: _Table) -> pl.DataFrame:
-    columns = ", ".join(quoted_name(column.name) for column in table.columns)
-    return cursor.execute(f"SELECT {columns} FROM lake.{quoted_name(table.schema)}.{quoted_name(table.name)}").pl()
-
-
-def _count(cursor: duckdb.DuckDBPyConnection, source: str) -> int:
-    return cursor.execute(f"SELECT count(*) FROM {source}").fetchall()[0][0]
-
-
-def _as_shown(cursor: duckdb.DuckDBPyConnection, database: str, table: _Table) -> _Table:
-    """A table of the lake with the columns that it has in the working copy."""
-    comments = {column.name: column.comment for column in table.columns} | {SUPPRESSED: SUPPRESSED_COMMENT}
-    shown = _shown_columns(cursor, database, table)
-    return replace(table, columns=tuple(_Column(name, comments.get(name)) for name in shown))
-
-
-def _shown_columns(cursor: duckdb.DuckDBPyConnection, database: str, table: _Table) -> list[str]:
-    query = (
-        "SELECT column_name FROM duckdb_columns()"
-        " WHERE database_name = ? AND schema_name = ? AND table_name = ? ORDER BY column_index"
-    )
-    return [name for (name,) in cursor.execute(query, [database, table.schema, table.name]).fetchall()]
-
-
-def _create_view(cursor: duckdb.DuckDBPyConnection, schema: str, name: str, members: Sequence[_Table]) -> None:
-    target = f"{quoted_name(schema)}.{quoted_name(name)}"
-    selects = [
-        f"SELECT {quoted_text(table.schema)} AS model, {_all_but_model(table)}"
-        f" FROM {quoted_name(table.schema)}.{quoted_name(table.name)}"
-        for table in members
-    ]
-    cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted_name(schema)}")
-    cursor.execute(f"CREATE OR REPLACE VIEW {target} AS {' UNION ALL BY NAME '.join(selects)}")
-    described = [column for table in reversed(members) for column in table.columns if column.comment is not None]
-    columns = {column.name: column for column in described}
-    columns["model"] = _Column("model", "Model the row is of")
-    _comment(cursor, "VIEW", target, members[0].comment, tuple(columns.values()))
-
-
-def _all_but_model(table: _Table) -> str:
-    return "* EXCLUDE (model)" if any(column.name == "model" for column in table.columns) else "*"
-
-
-def _comment(
-    cursor: duckdb.DuckDBPyConnection, kind: str, target: str, comment: str | None, columns: Sequence[_Column]
-) -> None:
-    if comment is not None:
-        cursor.execute(f"COMMENT ON {kind} {target} IS {quoted_text(comment)}")
-    for column in columns:
-        if column.comment is not None:
-            cursor.execute(f"COMMENT ON COLUMN {target}.{quoted_name(column.name)} IS {quoted_text(column.comment)}")
+        return str(cursor.execute(f"SELECT min(snapshot_time) FROM {CATALOGUE}.ducklake_snapshot").fetchall()[0][0])

@@ -11,6 +11,7 @@ from clinical_assets.cli.platform import model_state
 from clinical_assets.governance.ledger import last_of
 from clinical_assets.lifecycle.automation import champion_version
 from clinical_assets.lifecycle.champion_move import Platform
+from clinical_assets.resources.analytics import publish_analytics
 from clinical_assets.resources.ledger import read_ledger
 from clinical_assets.resources.registry import CHAMPION
 
@@ -36,6 +37,8 @@ def live_everywhere(at: Platform) -> set[int | None]:
 
 
 def published_as_live(at: Platform) -> list[tuple[int, str]]:
+    """What analysts read once the file has followed."""
+    publish_analytics(at.lake, at.home.analytics, [MODEL])
     with duckdb.connect(str(at.home.analytics), read_only=True) as analyst:
         query = "SELECT version, kind FROM governance.live_versions WHERE model = ? AND valid_to IS NULL"
         return analyst.execute(query, [MODEL]).fetchall()

@@ -24,7 +24,7 @@ from clinical_assets.resources.registry import Registry
 STEPS_OF_RELEASE = ("intent written", "alias moved", "ledger written", "audited", "intent dropped")
 STEPS_OF_ROLLBACK = (
     *STEPS_OF_RELEASE[:4],
-    *("incident opened", "monitoring re-referenced", "analytics republished", "intent dropped"),
+    *("incident opened", "monitoring re-referenced", "intent dropped"),
 )
 
 SERVER = get_context("forkserver")

@@ -17,6 +17,8 @@ from clinical_assets.components import ClinicalModel
 from clinical_assets.defs.resources import resources as platform_resources
 from clinical_assets.governance.signatures import Decision, Statement, create_key, now, sign, store
 from clinical_assets.governance.signers import Signer, add_signer
+from clinical_assets.lifecycle.publication import JOB as PUBLICATION
+from clinical_assets.lifecycle.publication import analytics_of, publication_job
 from clinical_assets.protocol import ModelProtocol, ModelVersion, read_protocol
 from clinical_assets.resources.home import Home
 from clinical_assets.resources.lake import Lake
@@ -160,6 +162,17 @@ class SmallPlatform:
             run_config=QUIET,
             tags=tags,
             raise_on_error=raise_on_error,
+        )
+
+    def publish(
+        self, instance: dg.DagsterInstance | None = None, raise_on_error: bool = True
+    ) -> dg.ExecuteInProcessResult:
+        """The home's job that publishes, in process."""
+        definitions = dg.Definitions(
+            assets=[analytics_of([self.protocol.model])], jobs=[publication_job()], resources=self.resources
+        )
+        return definitions.resolve_job_def(PUBLICATION).execute_in_process(
+            instance=instance, run_config=QUIET, raise_on_error=raise_on_error
         )
 
     def sign(

@@ -78,7 +78,6 @@ def champion(clock: Clock) -> Clock:
     """May is whole, scored by the champion, and its drift report is there."""
     clock.done(*DEVELOPMENT, "release")
     clock.done(*MONTHLY, month=MAY)
-    clock.done("analytics")
     clock.at(6, 2, 13)
     return clock
 
@@ -166,15 +165,3 @@ def test_once_a_version_is_put_back_the_month_that_waited_is_scored(champion: Cl
 def test_a_retraining_is_never_asked_for_by_the_flow_of_months(champion: Clock) -> None:
     asked = {*champion.at(7, 1, 6, 1), *champion.at(7, 1, 6, 2), *champion.at(8, 1, 6, 1)}
     assert not asked & {*DEVELOPMENT, "release"}
-
-
-@pytest.mark.parametrize("news", ["drift_report", "performance_report"])
-def test_the_analysts_file_is_published_after_each_month_though_later_months_are_missing(
-    champion: Clock, news: str
-) -> None:
-    champion.done("analytics")
-    assert "analytics" not in champion.at(6, 10, 8)
-    champion.done(news, month=MAY)
-    assert champion.at(6, 10, 9)["analytics"] == {None}
-    champion.done("analytics")
-    assert "analytics" not in champion.at(6, 10, 10)

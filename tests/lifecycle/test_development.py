@@ -154,14 +154,13 @@ def test_every_step_records_the_protocol_it_worked_under(developed: Developed) -
         assert event.asset_materialization.metadata[name].value == developed.platform.protocol.sha256, asset
 
 
-def test_a_whole_month_was_scored_profiled_compared_measured_and_published(developed: Developed) -> None:
+def test_a_whole_month_was_scored_profiled_compared_and_measured(developed: Developed) -> None:
     lake, month = developed.platform.lake, MONTHS[4]
     scored = lake.read(f"{MODEL}.predictions", month=month)
     assert scored.height == lake.read(f"{MODEL}.features", month=month).height
     assert scored["model_version"].unique().to_list() == [1]
     assert lake.read(f"{MODEL}.drift_report", month=month)["champion_version"].unique().to_list() == [1]
     assert lake.read(f"{MODEL}.profile", month=month).filter(pl.col("column") == "risk").height == 1
-    assert developed.platform.home.analytics.is_file()
 
 
 def performance_of(developed: Developed, known_on: date) -> pl.DataFrame:

@@ -114,19 +114,22 @@ def test_rows_that_come_between_search_and_publication_are_searched_too(
     assert platform.home.analytics.read_bytes() == before
 
 
-def test_what_was_put_into_the_publishers_working_copy_is_found(platform: SmallPlatform) -> None:
+def test_what_was_put_into_the_publishers_spare_file_is_found(platform: SmallPlatform) -> None:
     import duckdb
 
-    with duckdb.connect(str(platform.home.root / ".analytics.duckdb.working")) as database:
+    bring(platform, "routine")
+    publish(platform.lake, platform.home, actor=ACTOR)
+    with duckdb.connect(str(platform.home.root / ".analytics.duckdb.spare")) as database:
         database.execute(f"UPDATE {MODEL}.dataset SET admission_type = ?", [canary(platform.home)])
-    with pytest.raises(LeakError, match=r"\.analytics\.duckdb\.working"):
+    with pytest.raises(LeakError, match=r"\.analytics\.duckdb\.spare"):
         publish(platform.lake, platform.home, actor=ACTOR)
 
 
 def test_the_asset_is_stopped_and_its_run_is_named(platform: SmallPlatform) -> None:
-    assert platform.run("publication").success
+    bring(platform, "routine")
+    assert platform.publish().success
     bring(platform, canary(platform.home))
-    failed = platform.run("publication", raise_on_error=False)
+    failed = platform.publish(raise_on_error=False)
     assert not failed.success
     [refusal] = refusals(platform.home)
     assert refusal["actor"] == f"run:{failed.run_id}"

@@ -207,7 +207,6 @@ def test_a_rollback_killed_after_any_step_leaves_the_old_or_the_new(
     assert not intent_path(at.home, MODEL).exists()
     last = read_ledger(at.lake, MODEL)[-1]
     if not before:
-        assert published_as_live(at) == [(1, "rollback")]
         assert len([x for x in audited(at, "rollback") if x["details"]["entry_sha256"] == last.sha256]) == 1
         incidents = at.lake.read("governance.incident", where={"cause": "rollback"})
         assert incidents.filter(opened_at=incidents["opened_at"].max()).height == 1

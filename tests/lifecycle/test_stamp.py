@@ -31,7 +31,6 @@ CHAIN = {
     "drift_report": {"protocol", "features", "predictions", "scored_history", "estimated_performance", "profile"},
     "performance_report": {"protocol", "scored_history", "estimated_performance"},
     "repair_plan": {"protocol", "scored_history", "drift_report", "estimated_performance"},
-    "analytics": {"drift_report", "performance_report", "repair_plan", "validation_report", "release"},
 }
 WATCHED = {
     *("scored_history", "profile", "estimated_performance", "drift_report"),
@@ -88,7 +87,7 @@ def test_only_what_is_made_month_by_month_has_months(stamped: dict[str, dg.Asset
 
 
 def test_nothing_of_development_and_release_happens_by_itself(stamped: dict[str, dg.AssetSpec]) -> None:
-    for asset in set(CHAIN) - MONTHLY - {"analytics"}:
+    for asset in set(CHAIN) - MONTHLY:
         spec = stamped[f"{MODEL}/{asset}"]
         assert spec.automation_condition is None, asset
         assert spec.tags["chain"] == "development", asset
@@ -156,13 +155,12 @@ def test_the_protocol_says_how_often_it_is_retrained_by_the_calendar(cadence: st
 def test_each_job_does_its_part_of_the_chain(definitions: dg.Definitions) -> None:
     jobs = {
         "intake": {"identified_feed", "dataset", "data_quality", "features"},
-        "month": {*MONTHLY, "analytics"},
-        "ripening": {"performance_report", "analytics"},
-        "publication": {"analytics"},
+        "month": MONTHLY,
+        "ripening": {"performance_report"},
         "retraining": {"protocol", "training_set", "trained_model", "evaluation", "silent_run", "validation_report"},
         "silent_month": {"silent_run", "validation_report"},
-        "release": {"sign_off", "release", "analytics"},
-        "sign_off": {"sign_off", "analytics"},
+        "release": {"sign_off", "release"},
+        "sign_off": {"sign_off"},
     }
     for name, assets in jobs.items():
         job = definitions.resolve_job_def(f"{MODEL}_{name}")

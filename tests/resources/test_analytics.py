@@ -16,7 +16,7 @@ from clinical_assets.resources.lake import Lake, LakeError
 
 JANUARY, FEBRUARY = date(2025, 1, 1), date(2025, 2, 1)
 RUN: Any = {"author": "run-1", "message": "{}"}
-FILES = [".analytics.duckdb.lock", ".analytics.duckdb.working", "analytics.duckdb"]
+FILES = [".analytics.duckdb.lock", ".analytics.duckdb.record", "analytics.duckdb"]
 
 # An analyst with the file open read-only: says what it counts each time it is asked.
 READER = """
@@ -39,14 +39,37 @@ connection.execute("CREATE TABLE toy.mine AS SELECT 1 AS x")
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
-# A publisher killed in the middle of building.
-HALF_A_PUBLISHER = """
+# A publisher killed after a step of putting the new file in the place of the old.
+KILLED_IN_THE_SWAP = """
 import os, signal, sys
 from pathlib import Path
 from clinical_assets.resources import analytics
 from clinical_assets.resources.lake import Lake
 
-analytics._create_view = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+def and_die(step):
+    def do(*arguments):
+        step(*arguments)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return do
+
+last_step, catalogue, data, path = sys.argv[1:]
+if last_step == "link":
+    os.link = and_die(os.link)
+elif last_step == "replace":
+    Path.replace = and_die(Path.replace)
+else:
+    analytics.write_atomically = and_die(analytics.write_atomically)
+analytics.publish_analytics(Lake(catalogue, Path(data)), Path(path), ["toy"])
+"""
+
+# A publisher killed in the middle of building.
+HALF_A_PUBLISHER = """
+import os, signal, sys
+from pathlib import Path
+from clinical_assets.resources import analytics, analytics_content
+from clinical_assets.resources.lake import Lake
+
+analytics_content._create_view = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 analytics.publish_analytics(Lake(sys.argv[1], Path(sys.argv[2])), Path(sys.argv[3]), ["toy"])
 """
 
@@ -144,20 +167,19 @@ def test_views_show_all_models_under_any_name_the_client_gives_the_file(lake: La
 def test_all_tables_show_the_same_snapshot_while_writers_go_on(
     lake: Lake, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from clinical_assets.resources import analytics
+    from clinical_assets.resources import analytics_content
 
     lake.write_table("toy.alpha", pl.DataFrame({"x": [1]}), **RUN)
     lake.write_table("toy.beta", pl.DataFrame({"x": [1]}), **RUN)
     before = lake.latest_snapshot()
-    renew = analytics._renew_table
+    renew = analytics_content._renew_table
 
-    def renew_and_write(*arguments: Any) -> int:
-        rows = renew(*arguments)
+    def renew_and_write(*arguments: Any) -> None:
+        renew(*arguments)
         for name in ("toy.alpha", "toy.beta"):
             lake.write_table(name, pl.DataFrame({"x": [2]}), **RUN)
-        return rows
 
-    monkeypatch.setattr(analytics, "_renew_table", renew_and_write)
+    monkeypatch.setattr(analytics_content, "_renew_table", renew_and_write)
     assert publish_analytics(lake, path, ["toy"]).snapshot == before
     assert query(path, "SELECT alpha.x, beta.x FROM toy.alpha, toy.beta") == [(1, 1)]
 
@@ -234,34 +256,156 @@ def test_a_file_renewed_by_months_equals_one_built_from_nothing(lake: Lake, path
     assert query(path, "FROM toy.training_set") == [(FEBRUARY, "c")]
 
 
-def test_only_changed_months_are_copied_again(lake: Lake, path: Path) -> None:
-    publish_analytics(lake, path, ["toy"])
-    working = path.with_name(".analytics.duckdb.working")
-    with duckdb.connect(str(working)) as connection:
-        connection.execute("UPDATE toy.stays SET days = 99")
-    write_stays(lake, FEBRUARY, 1)
-    publish_analytics(lake, path, ["toy"])
-
-    assert query(path, "SELECT month, days FROM toy.stays ORDER BY ALL") == [
-        (JANUARY, 99),
-        (JANUARY, 99),
-        (FEBRUARY, 0),
-    ]
+def take_away_what_stands_in_it(lake: Lake) -> None:
+    """The lake's files of before can no longer be read."""
+    for file in lake.data.rglob("*.parquet"):
+        file.rename(file.with_suffix(".gone"))
 
 
-def test_a_working_copy_that_is_damaged_or_of_another_lake_is_built_anew(
-    lake: Lake, path: Path, tmp_path: Path
-) -> None:
+def test_only_months_and_tables_that_changed_are_read_again(lake: Lake, path: Path) -> None:
+    lake.write_table("toy.release", pl.DataFrame({"version": [1]}), **RUN)
+    write_evaluation(lake, 40)
     publish_analytics(lake, path, ["toy"])
-    path.with_name(".analytics.duckdb.working").write_bytes(b"no database")
-    publish_analytics(lake, path, ["toy"])
+    take_away_what_stands_in_it(lake)
+    lake.write_month("toy.predictions", FEBRUARY, pl.DataFrame({"month": [FEBRUARY]}), **RUN)
+    assert publish_analytics(lake, path, ["toy"]).rows == 7
+    lake.write_month("toy.predictions", JANUARY, pl.DataFrame({"month": [JANUARY]}), **RUN)
+    assert publish_analytics(lake, path, ["toy"]).rows == 8
     assert query(path, "SELECT count(*) FROM toy.stays") == [(2,)]
 
+
+def test_comments_that_changed_are_shown_and_so_are_those_of_views(lake: Lake, path: Path) -> None:
+    frame = pl.DataFrame({"month": [JANUARY], "verdict": ["stable"]})
+    said = "SELECT DISTINCT comment FROM duckdb_columns() WHERE column_name = 'verdict'"
+    for words in ("Verdict", "What is said of the month"):
+        lake.write_month("toy.predictions", JANUARY, frame, comments={"verdict": words}, **RUN)
+        publish_analytics(lake, path, ["toy"])
+        assert query(path, said) == [(words,)]
+
+
+def test_where_the_lake_has_nothing_new_the_file_stays_as_it_is(lake: Lake, path: Path) -> None:
+    first = publish_analytics(lake, path, ["toy"])
+    before = path.stat()
+    again = publish_analytics(lake, path, ["toy"])
+    assert (first.is_new, again.is_new) == (True, False)
+    assert (again.tables, again.rows, again.snapshot) == (first.tables, first.rows, first.snapshot)
+    assert path.stat() == before
+
+
+def test_who_waited_for_a_newer_publication_does_not_publish_once_more(lake: Lake, path: Path) -> None:
+    asked = lake.latest_snapshot()
+    write_stays(lake, FEBRUARY, 1)
+    publish_analytics(lake, path, ["toy"])
+    write_stays(lake, FEBRUARY, 2)
+    assert not publish_analytics(lake, path, ["toy"], asked=asked).is_new
+    assert publish_analytics(lake, path, ["toy"]).is_new
+
+
+def test_two_files_take_turns_and_nothing_is_copied(lake: Lake, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inodes = []
+    for rows in range(1, 6):
+        if rows == 3:
+            monkeypatch.setattr(shutil, "copyfile", None)
+        write_stays(lake, FEBRUARY, rows)
+        publish_analytics(lake, path, ["toy"])
+        assert query(path, "SELECT count(*) FROM toy.stays") == [(2 + rows,)]
+        inodes.append(path.stat().st_ino)
+        assert path.stat().st_mode & 0o777 == 0o444
+    assert inodes[0] == inodes[2] == inodes[4] != inodes[1] == inodes[3]
+    assert path.with_name(".analytics.duckdb.spare").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_that_an_analyst_keeps_open_never_changes_under_him(lake: Lake, path: Path) -> None:
+    publish_analytics(lake, path, ["toy"])
+    publish_analytics(lake, path, ["toy"])
+    command = [sys.executable, "-c", READER, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdin is not None
+        assert reader.stdout is not None
+        for rows in (0, 3, 4, 5, 6):
+            if rows:
+                write_stays(lake, FEBRUARY, rows)
+                publish_analytics(lake, path, ["toy"])
+                assert query(path, "SELECT count(*) FROM toy.stays") == [(2 + rows,)]
+            reader.stdin.write("\n")
+            reader.stdin.flush()
+            assert int(reader.stdout.readline()) == 2
+
+
+@pytest.mark.parametrize("how", ["read", "linked"])
+def test_a_file_in_use_by_any_program_or_under_another_name_is_not_written_to(
+    lake: Lake, path: Path, tmp_path: Path, how: str
+) -> None:
+    """A backup takes no lock, and neither does this process when it reads; another name may be a backup's too."""
+    publish_analytics(lake, path, ["toy"])
+    whole, mine = path.read_bytes(), tmp_path / "mine"
+    mine.hardlink_to(path)
+    with mine.open("rb") as used:
+        if how == "read":
+            mine.unlink()
+        for rows in (3, 4, 5):
+            write_stays(lake, FEBRUARY, rows)
+            publish_analytics(lake, path, ["toy"])
+            used.seek(0)
+            assert used.read() == whole
+    if how == "linked":
+        write_stays(lake, FEBRUARY, 6)
+        publish_analytics(lake, path, ["toy"])
+        assert mine.read_bytes() == whole
+    assert query(path, "SELECT count(*) FROM toy.stays")[0][0] in (7, 8)
+
+
+@pytest.mark.parametrize("damage", [b"no database", None])
+def test_a_spare_file_that_somebody_changed_is_thrown_away(lake: Lake, path: Path, damage: bytes | None) -> None:
+    for rows in (1, 2):
+        write_stays(lake, FEBRUARY, rows)
+        publish_analytics(lake, path, ["toy"])
+    spare = path.with_name(".analytics.duckdb.spare")
+    if damage:
+        spare.write_bytes(damage)
+    else:
+        with duckdb.connect(str(spare)) as connection:
+            connection.execute("UPDATE toy.stays SET days = 99")
+    write_stays(lake, FEBRUARY, 3)
+    publish_analytics(lake, path, ["toy"])
+    assert query(path, "SELECT count(*), max(days) FROM toy.stays") == [(5, 2)]
+
+
+def test_what_an_analyst_did_to_the_published_file_is_gone_for_good(lake: Lake, path: Path) -> None:
+    publish_analytics(lake, path, ["toy"])
+    path.chmod(0o600)
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("UPDATE toy.stays SET days = 99")
+    for rows in (1, 2, 3):
+        if rows > 1:
+            write_stays(lake, FEBRUARY, rows)
+        assert publish_analytics(lake, path, ["toy"]).is_new
+        assert query(path, "SELECT max(days) FROM toy.stays WHERE month = '2025-01-01'") == [(1,)]
+
+
+def test_a_file_of_another_lake_is_built_anew(lake: Lake, path: Path, tmp_path: Path) -> None:
+    publish_analytics(lake, path, ["toy"])
     other = Lake(str(tmp_path / "other" / "catalogue.sqlite"), tmp_path / "other" / "data")
     write_stays(other, JANUARY, 2)
     other.write_month("toy.stays", JANUARY, other.read("toy.stays").with_columns(days=pl.lit(7, pl.Int8)), **RUN)
     publish_analytics(other, path, ["toy"])
     assert query(path, "SELECT DISTINCT days FROM toy.stays") == [(7,)]
+
+
+@pytest.mark.parametrize("last_step", ["link", "replace", "write_atomically"])
+def test_a_publisher_killed_while_it_swaps_leaves_a_whole_file(lake: Lake, path: Path, last_step: str) -> None:
+    """The old one or the new one; and the next publication is right."""
+    for rows in (1, 2):
+        write_stays(lake, FEBRUARY, rows)
+        publish_analytics(lake, path, ["toy"])
+    write_stays(lake, FEBRUARY, 3)
+    command = [sys.executable, "-c", KILLED_IN_THE_SWAP, last_step, lake.catalogue, str(lake.data), str(path)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert query(path, "SELECT count(*) FROM toy.stays")[0][0] in (4, 5)
+    for rows in (4, 5, 6):
+        write_stays(lake, FEBRUARY, rows)
+        publish_analytics(lake, path, ["toy"])
+        assert query(path, "SELECT count(*) FROM toy.stays") == [(2 + rows,)]
 
 
 def test_publishers_at_once_wait_for_each_other(lake: Lake, path: Path) -> None:
