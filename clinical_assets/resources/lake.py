@@ -19,14 +19,22 @@ import polars as pl
 from clinical_assets.resources.lake_catalogue import (
     TableDescription,
     all_snapshots,
+    in_files,
     newest_snapshot,
-    partition_values,
+    partition_files,
     table_descriptions,
     table_names,
     table_number,
     tables_changed_since,
 )
-from clinical_assets.resources.lake_engine import LakeError, attempt, lake_engine, quoted_name, quoted_table
+from clinical_assets.resources.lake_engine import (
+    LakeError,
+    attempt,
+    lake_engine,
+    quoted_name,
+    quoted_table,
+    quoted_text,
+)
 from clinical_assets.resources.lake_write import Write
 
 __all__ = ["Commit", "Lake", "LakeError", "Scalar", "Write"]
@@ -183,27 +191,31 @@ class Lake:
         wanted = [month] if month is not None else months
         if wanted is not None and not wanted:
             raise LakeError(f"{table}: no month is asked for; give at least one")
-        source, conditions, values = _source(table, snapshot), [], []
-        for column, value in (where or {}).items():
-            conditions.append(f"{quoted_name(column)} = ?")
-            values.append(value)
-        if wanted is not None:
-            conditions.append(f"month IN ({', '.join('?' * len(wanted))})")
-            values.extend(wanted)
-        # The months of the rows say which of the months asked for are there, without another look at the lake.
-        with_month = () if wanted is None or columns is None or "month" in columns else ("month",)
-        selected = "*" if columns is None else ", ".join(map(quoted_name, (*columns, *with_month)))
-        filtered = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+        source, selected = _source(table, snapshot), "*" if columns is None else ", ".join(map(quoted_name, columns))
         asked = {*(columns or ()), *(where or ()), *(("month",) if wanted is not None else ())}
 
         def read(cursor: Cursor) -> pl.DataFrame:
             cursor.execute("BEGIN")
             if asked:
                 _require_columns(cursor, table, source, asked)
-            frame = cursor.execute(f"SELECT {selected} FROM {source}{filtered}", values).pl()
-            if wanted is not None and (missing := set(wanted) - set(frame["month"].unique())):
-                _require_months(cursor, table, snapshot, missing)
-            return frame.drop(with_month)
+            values = list((where or {}).values())
+            conditions = [f"{quoted_name(column)} = ?" for column in where or {}]
+
+            def rows(*further: str) -> pl.DataFrame:
+                filtered = f" WHERE {' AND '.join([*conditions, *further])}" if conditions or further else ""
+                return cursor.execute(f"SELECT {selected} FROM {source}{filtered}", values).pl()
+
+            if wanted is None:
+                return rows()
+            now = _number(cursor, "FROM lake.current_snapshot()")
+            of_files, of_months = _of_months(cursor, table, snapshot, now, wanted)
+            if of_files is not None:
+                frame = rows(of_files)
+                with self.cursor() as outside:  # what this transaction sees of the catalogue may be of its beginning
+                    if newest_snapshot(outside) == now:
+                        return frame
+            # Somebody committed between these questions, and may have merged files: then names of files are no guide.
+            return rows(of_months)
 
         return self._read_table(table, snapshot, read)
 
@@ -212,7 +224,10 @@ class Lake:
 
         def read(cursor: Cursor) -> list[date]:
             cursor.execute("BEGIN")
-            return _months(cursor, table, snapshot)
+            _require_columns(cursor, table, _source(table, snapshot), {"month"})
+            at = _number(cursor, "FROM lake.current_snapshot()") if snapshot is None else snapshot
+            files = _files_by_month(cursor, table, at)
+            return _months(cursor, table, snapshot) if files is None else sorted(map(date.fromisoformat, files))
 
         return self._read_table(table, snapshot, read)
 
@@ -283,29 +298,42 @@ def _source(table: str, snapshot: int | None) -> str:
 
 
 def _months(cursor: Cursor, table: str, snapshot: int | None) -> list[date]:
-    """The months a table has rows for: of the catalogue where it knows, else of the rows."""
-    source = _source(table, snapshot)
-    _require_columns(cursor, table, source, {"month"})
-    at = _number(cursor, "FROM lake.current_snapshot()") if snapshot is None else snapshot
-    number = table_number(cursor, table, at)
-    known = None if number is None else partition_values(cursor, number, "month", at)
-    if known is not None:
-        return sorted(map(date.fromisoformat, known))
-    found = cursor.execute(f"SELECT DISTINCT month FROM {source} WHERE month IS NOT NULL ORDER BY month").fetchall()
+    """The months a table has rows for, by the rows."""
+    found = cursor.execute(
+        f"SELECT DISTINCT month FROM {_source(table, snapshot)} WHERE month IS NOT NULL ORDER BY month"
+    ).fetchall()
     return [month for (month,) in found]
+
+
+def _of_months(
+    cursor: Cursor, table: str, snapshot: int | None, now: int, wanted: Collection[date]
+) -> tuple[str | None, str]:
+    """The condition that a row is of one of these months: by files, where the catalogue knows them, and by rows.
+
+    Raises LakeError where the table lacks one of the months.
+    """
+    files = _files_by_month(cursor, table, now if snapshot is None else snapshot)
+    present = _months(cursor, table, snapshot) if files is None else sorted(map(date.fromisoformat, files))
+    if missing := ", ".join(f"{month:%Y-%m}" for month in sorted(set(wanted) - set(present))):
+        span = f"{present[0]:%Y-%m}..{present[-1]:%Y-%m}" if present else "none"
+        raise LakeError(f"{table} has no rows for {missing}; materialise {missing} first; months present: {span}")
+    days = ", ".join(quoted_text(str(month)) for month in wanted)
+    if files is None:
+        return None, f"month IN ({days})"
+    # As text, for a condition on the column itself looks at the statistics of every file of the lake.
+    by_files = f"{in_files(name for month in wanted for name in files[str(month)])} AND month::VARCHAR IN ({days})"
+    return by_files, f"month IN ({days})"
+
+
+def _files_by_month(cursor: Cursor, table: str, snapshot: int) -> dict[str, list[str]] | None:
+    number = table_number(cursor, table, snapshot)
+    return None if number is None else partition_files(cursor, number, "month", snapshot)
 
 
 def _require_columns(cursor: Cursor, table: str, source: str, asked: Collection[str]) -> None:
     known = [name for name, *_ in cursor.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()]
     if unknown := sorted(set(asked) - set(known)):
         raise LakeError(f"{table}: no column {', '.join(unknown)}; it has {', '.join(known)}")
-
-
-def _require_months(cursor: Cursor, table: str, snapshot: int | None, wanted: Collection[date]) -> None:
-    present = _months(cursor, table, snapshot)
-    if missing := ", ".join(f"{month:%Y-%m}" for month in sorted(set(wanted) - set(present))):
-        span = f"{present[0]:%Y-%m}..{present[-1]:%Y-%m}" if present else "none"
-        raise LakeError(f"{table} has no rows for {missing}; materialise {missing} first; months present: {span}")
 
 
 def _number(cursor: Cursor, query: str) -> int:

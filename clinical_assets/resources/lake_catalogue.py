@@ -6,11 +6,13 @@ Belongs here: questions to the catalogue that open no data file. Does not belong
 after every commit of anybody. The question of one table must not cost more because there are a thousand others.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import duckdb
 import polars as pl
+
+from clinical_assets.resources.lake_engine import quoted_text
 
 CATALOGUE = "__ducklake_metadata_lake"
 """The database under which DuckLake attaches the catalogue of the database `lake`, whatever keeps it."""
@@ -34,9 +36,10 @@ class ColumnDescription:
 
 @dataclass(frozen=True, slots=True)
 class TableDescription:
-    """A table: its name `model.asset`, its comment, and its columns in order."""
+    """A table: its name `model.asset`, its number in the catalogue, its comment, and its columns in order."""
 
     table: str
+    number: int
     comment: str | None
     columns: tuple[ColumnDescription, ...]
 
@@ -98,32 +101,58 @@ def table_descriptions(
         " ORDER BY columns.table_id, column_order"
     ).fetchall():
         columns[number].append(ColumnDescription(name, kind, comment))
-    return {name: TableDescription(name, comment, tuple(columns[number])) for number, name, comment in found}
+    return {name: TableDescription(name, number, comment, tuple(columns[number])) for number, name, comment in found}
 
 
-def partition_values(cursor: duckdb.DuckDBPyConnection, number: int, column: str, snapshot: int) -> set[str] | None:
-    """The values of a partition column that a table has rows for, as text; None where the catalogue cannot know.
+def partition_files(
+    cursor: duckdb.DuckDBPyConnection, number: int, column: str, snapshot: int
+) -> dict[str, list[str]] | None:
+    """The names of a table's files by the value of a partition column, as text; None where the catalogue cannot know.
 
-    It knows them where every file with rows was written under a partition by exactly this column.
+    It knows where every file was written under a partition by exactly this column. A file without a row is left out.
     """
     found = cursor.execute(
-        "WITH live AS (SELECT data_file_id, record_count, partition_id"
-        f" FROM {CATALOGUE}.ducklake_data_file AS files WHERE table_id = {number} AND {_alive('files', snapshot)}),"
-        " gone AS (SELECT data_file_id, sum(delete_count) AS rows"
-        f" FROM {CATALOGUE}.ducklake_delete_file AS files WHERE table_id = {number} AND {_alive('files', snapshot)}"
-        " GROUP BY data_file_id),"
-        " keys AS (SELECT partition_id, count(*) AS keys, bool_and(transform = 'identity' AND column_name = ?) AS named"
-        f" FROM {CATALOGUE}.ducklake_partition_column AS parts JOIN {CATALOGUE}.ducklake_column AS columns"
-        " ON columns.table_id = parts.table_id AND columns.column_id = parts.column_id"
-        f" WHERE parts.table_id = {number} AND columns.table_id = {number} AND {_alive('columns', snapshot)}"
-        " GROUP BY partition_id)"
-        " SELECT DISTINCT coalesce(keys = 1 AND named, false), partition_value FROM live"
-        " LEFT JOIN keys USING (partition_id) LEFT JOIN gone USING (data_file_id)"
-        f" LEFT JOIN (SELECT * FROM {CATALOGUE}.ducklake_file_partition_value WHERE table_id = {number})"
-        " USING (data_file_id) WHERE record_count > coalesce(gone.rows, 0)",
+        "SELECT files.path, files.partition_id, partition_value,"
+        " files.record_count > coalesce(deleted.rows, 0) AS has_rows"
+        f" FROM {CATALOGUE}.ducklake_data_file AS files"
+        f" LEFT JOIN {CATALOGUE}.ducklake_file_partition_value AS parts"
+        f" ON parts.data_file_id = files.data_file_id AND parts.table_id = {number}"
+        " LEFT JOIN (SELECT data_file_id, sum(delete_count) AS rows"
+        f" FROM {CATALOGUE}.ducklake_delete_file AS gone WHERE table_id = {number} AND {_alive('gone', snapshot)}"
+        " GROUP BY data_file_id) AS deleted ON deleted.data_file_id = files.data_file_id"
+        f" WHERE files.table_id = {number} AND {_alive('files', snapshot)}",
+    ).fetchall()
+    partitions = {partition for _, partition, *_ in found}
+    if partitions - _partitions_by(cursor, number, column, snapshot):
+        return None
+    files: dict[str, list[str]] = {}
+    for path, _, value, has_rows in found:
+        if has_rows and value is not None:
+            files.setdefault(value, []).append(path.rpartition("/")[2])
+    return files
+
+
+def in_files(names: Iterable[str]) -> str:
+    """The condition that a row of a table is in one of these files.
+
+    Only these are opened then. A condition on a column opens as few, but looks at the statistics of every file of the
+    lake for it.
+    """
+    return f"parse_filename(filename) IN ({', '.join(map(quoted_text, names)) or 'NULL'})"
+
+
+def _partitions_by(cursor: duckdb.DuckDBPyConnection, number: int, column: str, snapshot: int) -> set[int]:
+    keys = cursor.execute(
+        "SELECT partition_id, column_id, transform"
+        f" FROM {CATALOGUE}.ducklake_partition_column WHERE table_id = {number}"
+    ).fetchall()
+    columns = cursor.execute(
+        f"SELECT column_id FROM {CATALOGUE}.ducklake_column AS columns WHERE table_id = {number}"
+        f" AND column_name = ? AND parent_column IS NULL AND {_alive('columns', snapshot)}",
         [column],
     ).fetchall()
-    return {value for _, value in found if value is not None} if all(known for known, _ in found) else None
+    others = {partition for partition, key, transform in keys if (key,) not in columns or transform != "identity"}
+    return {partition for partition, *_ in keys} - others
 
 
 def tables_changed_since(cursor: duckdb.DuckDBPyConnection, snapshot: int, newest: int) -> set[str]:

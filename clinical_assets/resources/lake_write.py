@@ -13,8 +13,7 @@ import polars as pl
 import polars.selectors as cs
 from polars.datatypes import DataTypeClass
 
-from clinical_assets.resources.lake_catalogue import TableDescription, partition_values, table_descriptions
-from clinical_assets.resources.lake_catalogue import table_number as number_of
+from clinical_assets.resources.lake_catalogue import TableDescription, in_files, partition_files, table_descriptions
 from clinical_assets.resources.lake_engine import LakeError, quoted_name, quoted_table, quoted_text
 
 _SCALARS = frozenset(
@@ -68,12 +67,10 @@ class Write:
         cursor.register("incoming", self.frame)
         known = table_descriptions(cursor, snapshot, [self.table]).get(self.table)
         columns, is_new = self._fit_table(cursor, known, replaced_by)
-        if is_new:
+        if is_new or known is None:
             known = None
         elif replaced_by is not None:
-            if values := self._to_delete(cursor, snapshot, replaced_by):
-                replaced = f"{quoted_name(replaced_by)} IN ({', '.join('?' * len(values))})"
-                cursor.execute(f"DELETE FROM {target} WHERE {replaced}", values)
+            self._delete(cursor, known.number, snapshot, replaced_by)
         elif not self.append:
             cursor.execute(f"DELETE FROM {target}")
         cursor.execute(f"INSERT INTO {target} BY NAME SELECT * FROM incoming")
@@ -111,17 +108,17 @@ class Write:
                 )
         return tuple(kept | incoming), False
 
-    def _to_delete(self, cursor: duckdb.DuckDBPyConnection, snapshot: int, column: str) -> list[object]:
-        """The values whose rows are to be deleted: of those given, the ones the table may have rows for.
-
-        To delete what is not there costs a look at the statistics of every file of the lake.
-        """
-        values = self.frame[column].unique().to_list()
-        number = number_of(cursor, self.table, snapshot)
-        present = None if number is None else partition_values(cursor, number, column, snapshot)
-        if present is None or not all(type(value) in (str, date, int) for value in values):
-            return values
-        return [value for value in values if str(value) in present]
+    def _delete(self, cursor: duckdb.DuckDBPyConnection, number: int, snapshot: int, column: str) -> None:
+        """Delete the rows whose value in the column occurs in the frame; nothing, where the table has none of them."""
+        target, values = quoted_table(self.table), self.frame[column].unique().to_list()
+        files = partition_files(cursor, number, column, snapshot)
+        if files is None or not all(type(value) in (str, date, int) for value in values):
+            replaced = f"{quoted_name(column)} IN ({', '.join('?' * len(values))})"
+            cursor.execute(f"DELETE FROM {target} WHERE {replaced}", values)
+        elif present := [str(value) for value in values if str(value) in files]:
+            replaced = f"{quoted_name(column)}::VARCHAR IN ({', '.join('?' * len(present))})"
+            within = in_files(name for value in present for name in files[value])
+            cursor.execute(f"DELETE FROM {target} WHERE {within} AND {replaced}", present)
 
     def _comment(self, cursor: duckdb.DuckDBPyConnection, known: TableDescription | None) -> None:
         # Only what differs: a comment alters the table, and thereby collides with every other writer of it.

@@ -284,6 +284,41 @@ def test_a_month_whose_last_row_is_gone_is_no_month_of_the_table(lake: Lake) -> 
         lake.read("toy.stays", month=JANUARY)
 
 
+def test_months_are_read_and_replaced_alike_after_small_files_were_merged(lake: Lake) -> None:
+    lake.append("toy.stays", stays(JANUARY, [1]), **RUN)
+    for day in (2, 3):
+        lake.write_table("toy.stays", stays(JANUARY, [day]), **RUN)
+    lake.write_month("toy.by_month", JANUARY, stays(JANUARY, [1, 2]), **RUN)
+    lake.append("toy.by_month", stays(JANUARY, [3]), **RUN)
+    lake.append("toy.by_month", stays(FEBRUARY, [4]), **RUN)
+    before = lake.latest_snapshot()
+    with lake.cursor() as cursor:
+        cursor.execute("CALL ducklake_merge_adjacent_files('lake')")
+
+    assert lake.latest_snapshot() > before, "by which a reader knows that files were merged meanwhile"
+    assert lake.months("toy.by_month") == [JANUARY, FEBRUARY]
+    assert sorted(lake.read("toy.by_month", month=JANUARY)["days"]) == [1, 2, 3]
+    lake.write_month("toy.by_month", JANUARY, stays(JANUARY, [5]), **RUN)
+    assert sorted(lake.read("toy.by_month")["days"]) == [4, 5]
+
+
+def test_a_month_is_read_whole_while_somebody_merges_files(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    lake.write_month("toy.stays", JANUARY, stays(JANUARY, [1, 2]), **RUN)
+    lake.append("toy.stays", stays(JANUARY, [3]), **RUN)
+    ask, merged = lake_module.partition_files, []
+
+    def ask_before_a_merge(*asked: Any) -> dict[str, list[str]] | None:
+        answer = ask(*asked)
+        if not merged:
+            merged.extend(lake.cursor().execute("CALL ducklake_merge_adjacent_files('lake')").fetchall())
+        return answer
+
+    monkeypatch.setattr(lake_module, "partition_files", ask_before_a_merge)
+    assert days(lake, JANUARY) == [1, 2, 3]
+    assert len(merged) == 1
+    assert days(lake, JANUARY) == [1, 2, 3]
+
+
 def test_a_month_with_rows_of_which_none_is_asked_for_is_there_all_the_same(lake: Lake) -> None:
     lake.write_month("toy.stays", JANUARY, stays(JANUARY, [1]), **RUN)
     found = lake.read("toy.stays", month=JANUARY, where={"days": 7}, columns=["days"])
