@@ -87,7 +87,7 @@ def test_where_nothing_happens_nothing_is_evaluated_and_no_row_is_written(flow: 
 def test_a_month_s_data_are_carried_on_at_the_next_look(flow: Flow) -> None:
     flow.done("identified_feed", MAY)
     flow.done("dataset", MAY)
-    [request] = flow.look().run_requests or ()
+    [request] = list(flow.look().run_requests or [])
     assert request.partition_key == MAY
     assert {key.path[-1] for key in request.asset_selection or ()} == {"data_quality", "features"}
     assert request.tags[MODEL_TAG] == MODEL
@@ -103,7 +103,7 @@ def test_a_tick_of_a_condition_s_calendar_is_seen_at_the_next_look(flow: Flow) -
     flow.now = datetime(2024, 7, 1, 5, 59, tzinfo=UTC)
     assert flow.evaluates()
     flow.now = datetime(2024, 7, 1, 6, 0, 5, tzinfo=UTC)
-    [request] = flow.look().run_requests or ()
+    [request] = list(flow.look().run_requests or [])
     assert request.partition_key == "2024-06"
     flow.now = datetime(2024, 7, 1, 6, 0, 20, tzinfo=UTC)
     assert not flow.evaluates()
