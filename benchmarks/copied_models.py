@@ -9,8 +9,7 @@ from typing import cast
 import dagster as dg
 
 from clinical_assets.components import ClinicalModel
-from clinical_assets.defs.resources import resources
-from clinical_assets.defs.runbook import runbook
+from clinical_assets.defs import resources, runbook
 from clinical_assets.protocol import ModelProtocol, read_protocol
 
 COPIES = "CLINICAL_COPIES"
@@ -28,4 +27,4 @@ def defs() -> dg.Definitions:
     """Every copy with the platform's own resources, runbook and sensors."""
     nothing = cast("dg.ComponentLoadContext", None)
     models = [ClinicalModel(protocol).build_defs(nothing) for protocol in copies(int(os.environ.get(COPIES) or 50))]
-    return dg.Definitions.merge(*models, resources(), runbook())
+    return dg.Definitions.merge(*models, resources.resources(), runbook.runbook())

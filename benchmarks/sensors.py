@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -34,7 +34,7 @@ MONTHS = tuple(f"2024-{month:02}" for month in range(1, 13))
 LOOK_SECONDS = 0.03
 CORES_OF_FIFTY, LONGEST_PAUSE_SECONDS = 1.0, 30.0
 WARM_UP_SECONDS = 60.0
-STARTED_WITHIN_SECONDS = 120.0
+STARTED_WITHIN_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,20 +112,20 @@ def measure_models(models: int, seconds: float) -> Watching:
         workspace = home.dagster / "workspace.yaml"
         workspace.write_text(f"load_from:\n  - grpc_server:\n      socket: {address}\n      location_name: copies\n")
         served = ["api", "grpc", "-m", "benchmarks.copied_models", "--location-name", "copies", "-s", str(address)]
-        with (
-            _running([sys.executable, "-m", "dagster", *served], environment, home.dagster / "server.log") as server,
-            _running(
-                [sys.executable, "-m", "dagster._daemon", "run", "-w", str(workspace)],
-                environment,
-                home.dagster / "daemon.log",
-            ) as daemon,
-        ):
-            _await_every_sensor(instance, 2 * models + 1)
-            time.sleep(WARM_UP_SECONDS)
-            begun, before = time.time(), (cpu_seconds(daemon.pid), cpu_seconds(server.pid))
-            time.sleep(seconds)
-            passed, after = time.time() - begun, (cpu_seconds(daemon.pid), cpu_seconds(server.pid))
-            looks = _looks_since(instance, begun - WARM_UP_SECONDS / 2)
+        watch = [sys.executable, "-m", "dagster._daemon", "run", "-w", str(workspace)]
+        with _running([sys.executable, "-m", "dagster", *served], environment, home.dagster / "server.log") as server:
+            # A daemon that does not find its code server looks for it again after a minute.
+            _await(address.exists, f"the code server does not answer; see {home.dagster}")
+            with _running(watch, environment, home.dagster / "daemon.log") as daemon:
+                _await(
+                    lambda: len(_looks_since(instance, 0.0)) > 2 * models,
+                    f"not every sensor of {models} models has looked; see {home.dagster}",
+                )
+                time.sleep(WARM_UP_SECONDS)
+                begun, before = time.time(), (cpu_seconds(daemon.pid), cpu_seconds(server.pid))
+                time.sleep(seconds)
+                passed, after = time.time() - begun, (cpu_seconds(daemon.pid), cpu_seconds(server.pid))
+                looks = _looks_since(instance, begun - WARM_UP_SECONDS / 2)
     pauses = [later - earlier for times in looks for earlier, later in pairwise(times)]
     in_time = [at for times in looks for at in times if at >= begun]
     return Watching(
@@ -149,11 +149,11 @@ def _running(command: list[str], environment: dict[str, str], log: Path) -> Iter
             process.terminate()
 
 
-def _await_every_sensor(instance: dg.DagsterInstance, sensors: int) -> None:
-    end = time.monotonic() + STARTED_WITHIN_SECONDS + sensors
-    while len(_looks_since(instance, 0.0)) < sensors:
+def _await(happened: Callable[[], bool], otherwise: str) -> None:
+    end = time.monotonic() + STARTED_WITHIN_SECONDS
+    while not happened():
         if time.monotonic() > end:
-            raise RuntimeError(f"only {len(_looks_since(instance, 0.0))} of {sensors} sensors have looked")
+            raise RuntimeError(f"{otherwise} ({STARTED_WITHIN_SECONDS:.0f} s)")
         time.sleep(1.0)
 
 

@@ -244,3 +244,20 @@ def test_the_interval_of_every_look_is_one_setting(monkeypatch: pytest.MonkeyPat
 def test_no_pause_is_shorter_than_the_one_before() -> None:
     assert sorted(PAUSES) == list(PAUSES)
     assert timedelta(0) < PAUSES[0]
+
+
+def test_an_incident_that_could_not_be_opened_beside_a_request_is_opened_at_the_next_look(
+    watched: WatchedModel,
+) -> None:
+    plan = {"repair/repair": "retrain", "repair/reason": "x", "repair/champion_version": 1, "repair/columns": ""}
+    watched.materialised("repair_plan", "2024-06", **plan)
+    harm = {"drift/verdict": "population_shift", "drift/reason": "age_band moved", "severity": 0.5}
+    watched.materialised("drift_report", "2024-06", **harm)
+    at = watched.at
+    no_lake = type(at)(at.home, Lake(GONE, Path(GONE)), at.registry, at.instance)
+    found = look(no_lake, watched.protocol, Seen.read(watched.cursor), watched.now)
+    assert [request.job_name for request in found.requests] == [f"{MODEL}_retraining"]
+    watched.cursor = found.seen.written()
+    assert watched.incidents() == []
+    watched.look()
+    assert [incident.cause for incident in watched.incidents()] == ["drift_with_harm"]
