@@ -30,7 +30,8 @@ from rich.table import Table
 
 from clinical_assets.archives.calendar import REPLAY_MONTHS
 from clinical_assets.demo import choose_source
-from clinical_assets.lifecycle.automation import RETRAINING, SENSOR_SECONDS
+from clinical_assets.lifecycle.automation import RETRAINING
+from clinical_assets.lifecycle.intervals import sensor_seconds
 from clinical_assets.lifecycle.launch import TRIGGER
 from clinical_assets.protocol import protocol_names, read_protocol
 from clinical_assets.replay import Replay, sign_as_demonstration
@@ -180,7 +181,9 @@ def measure_home(home: Home, model: str) -> list[Figure]:
     of_which = f"the slowest of {len(reactions)}, median {statistics.median(reactions):.1f} s" if reactions else "none"
     return [
         replay_figure(months, "from run records, beside a daemon"),
-        Figure("drift report to retraining started", worst, SENSOR_SECONDS + SENSOR_ALLOWANCE_SECONDS, remark=of_which),
+        Figure(
+            "drift report to retraining started", worst, sensor_seconds() + SENSOR_ALLOWANCE_SECONDS, remark=of_which
+        ),
         size_of_home(home),
     ]
 
@@ -194,7 +197,7 @@ def measure_replay(model: str, console: Console) -> list[Figure]:
             Figure(
                 "drift report to retraining started",
                 None,
-                SENSOR_SECONDS + SENSOR_ALLOWANCE_SECONDS,
+                sensor_seconds() + SENSOR_ALLOWANCE_SECONDS,
                 remark="give --home a finished demonstration",
             ),
             size_of_home(home),
