@@ -172,6 +172,7 @@ def replay(root: Path) -> Iterator[ReplayedHome]:
             environment.setenv("CLINICAL_HOME", str(home.root))
             environment.setenv("CLINICAL_RAW", str(home.raw))
             environment.setenv("DAGSTER_HOME", str(home.dagster))
+            environment.setenv("CLINICAL_SENSOR_SECONDS", "1")
             with without_network() as network:
                 driven = drive(home, instance, root)
         yield replace(driven, network=network)

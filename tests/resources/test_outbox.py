@@ -149,3 +149,10 @@ def test_a_notice_survives_the_killing_of_its_deliverer(tmp_path: Path) -> None:
 def test_without_a_channel_nothing_waits(tmp_path: Path, number: int) -> None:
     post(tmp_path, notice(number))
     assert deliver_pending(tmp_path, [], T0).waiting == ()
+
+
+def test_a_round_that_has_taken_its_time_leaves_the_others_to_the_next(tmp_path: Path) -> None:
+    channel = Channel()
+    post(tmp_path, notice())
+    assert deliver_pending(tmp_path, [channel], T0, at_most_seconds=-1.0).waiting == (notice().name,)
+    assert deliver_pending(tmp_path, [channel], T0, at_most_seconds=60.0).delivered == (notice().name,)
