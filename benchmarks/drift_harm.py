@@ -23,7 +23,7 @@ from benchmarks.drift_streams import (
 )
 from benchmarks.drift_watch import OURS, POLICY, Watched, moved_columns, watch_by_us
 from clinical_assets.evaluation.findings import evaluate
-from clinical_assets.monitoring.concept import weigh_concept
+from clinical_assets.monitoring.concept import fit_concept_references, weigh_concept
 from clinical_assets.monitoring.drift import DriftReport
 from clinical_assets.monitoring.estimated_performance import EstimatedLoss, PerformanceReference, estimate_loss
 from clinical_assets.monitoring.repair_plan import plan_repair
@@ -148,7 +148,8 @@ def _decide(
 
 
 def _concept_moved(stream: Stream, month: int) -> bool:
-    return weigh_concept(pl.concat(stream.batches[:month]), stream.reference, POLICY).moved
+    references = fit_concept_references(stream.reference, POLICY.tolerated_miscalibration)
+    return weigh_concept(pl.concat(stream.batches[:month]), references, POLICY).moved
 
 
 def _baseline_auroc(stream: Stream) -> Finding:

@@ -3,11 +3,12 @@
 Belongs here: models fitted on the real archives, months with known outcomes, and the estimate scored by them. Does not
 belong here: the estimate itself. The archives are looked for below --raw, CLINICAL_RAW, or data/raw.
 
-Two kinds of months, both judged by the rows that the lifecycle would judge them by: the calibrate and test rows, and
-those earlier months of the same version whose every outcome is known by the month's last day. Real months: those after
-the development year; whatever drifts there drifts, concept included. Resampled ones, which stand for the first to the
-twelfth month after a release in turn: from the rows the model did not learn from, random patients make up the calibrate
-and test rows and the ripe months, and a month as large as one of the development year is drawn from the others, each
+Two kinds of months, both judged by the rows that the lifecycle would judge them by: the calibrate and test rows, to
+which the regression is fitted, and those earlier months of the same version whose every outcome is known by the month's
+last day. Real months: those after the development year; whatever drifts there drifts, concept included. Resampled ones,
+which stand for the first to the twelfth month after a release in turn: from the rows the model did not learn from,
+random patients make up the calibrate and test rows, others the matured months, and a month as large as one of the
+development year is drawn from the rest, each
 patient's stays of a month with a chance that grows with one covariate: a covariate shift that sets in that very month,
 and nothing else. The noise is what the realised AUROC itself has: the mean absolute deviation of its bootstrap by
 patient. Coverage is that of the 95 % intervals. A figure of few months is itself uncertain: a goal is met or missed
@@ -143,9 +144,10 @@ HEADING = (
 
 @dataclass(frozen=True, slots=True)
 class _Month:
-    """A reference, and rows that come to be judged by it."""
+    """The rows of a release and of matured months, and rows that come to be judged by both."""
 
-    reference: pl.DataFrame
+    at_release: pl.DataFrame
+    matured: pl.DataFrame
     rows: pl.DataFrame
 
 
@@ -212,9 +214,12 @@ def _real_months(scored: pl.DataFrame, protocol: ModelProtocol) -> Iterator[_Mon
     later = scored.filter(split="later").group_by("month").agg(known_on=known_on.max(), all=pl.col("event").count() > 0)
     known = scored.drop_nulls("event")
     for month in later.filter("all")["month"].sort():
-        ripe = later.filter(pl.col("month") < month, pl.col("known_on") <= last_day(month))["month"].implode()
-        reference = known.filter((pl.col("split") != "later") | pl.col("month").is_in(ripe))
-        yield _Month(reference, known.filter(pl.col("month") == month, split="later"))
+        matured = later.filter(pl.col("month") < month, pl.col("known_on") <= last_day(month))["month"].implode()
+        yield _Month(
+            known.filter(pl.col("split") != "later"),
+            known.filter(pl.col("month").is_in(matured), split="later"),
+            known.filter(pl.col("month") == month, split="later"),
+        )
 
 
 def _resampled_months(
@@ -235,18 +240,22 @@ def _resampled_months(
         set_aside.filter(split="calibrate").unique([patient, "month"]).height / DEVELOPED_BY / CALIBRATE_SHARE
     )
     patients = stays[patient].unique(maintain_order=True)
-    most_ripe = (len(patients) - in_reference) // in_month - LEAST_MONTHS_TO_DRAW_FROM
+    most_matured = (len(patients) - in_reference) // in_month - LEAST_MONTHS_TO_DRAW_FROM
     for replicate in range(replicates):
         random = np.random.default_rng((seed, replicate))
-        ripe = replicate % DEVELOPED_BY - protocol.outcome.ripe_after_days // DAYS_OF_A_MONTH
-        taken = in_reference + in_month * max(0, min(ripe, most_ripe))
-        chosen = patients.gather(random.permutation(len(patients))[:taken]).implode()
+        matured = replicate % DEVELOPED_BY - protocol.outcome.ripe_after_days // DAYS_OF_A_MONTH
+        taken = in_reference + in_month * max(0, min(matured, most_matured))
+        order = patients.gather(random.permutation(len(patients))[:taken])
+        chosen, of_release = order.implode(), order.head(in_reference).implode()
         others = stays.filter(~pl.col(patient).is_in(chosen))
         # The highest of log weight plus Gumbel noise are a draw without replacement by weight (Efraimidis 2006).
-        order = np.argsort(-(TILT_PER_SD * others["tilt"].to_numpy() + random.gumbel(size=others.height)))
-        drawn = others[order[:in_month]].select(patient, "month")
+        ranked = np.argsort(-(TILT_PER_SD * others["tilt"].to_numpy() + random.gumbel(size=others.height)))
+        drawn = others[ranked[:in_month]].select(patient, "month")
+        known = pool.filter(pl.col(patient).is_in(chosen))
         yield _Month(
-            pool.filter(pl.col(patient).is_in(chosen)), pool.join(drawn, on=[patient, "month"], maintain_order="left")
+            known.filter(pl.col(patient).is_in(of_release)),
+            known.filter(~pl.col(patient).is_in(of_release)),
+            pool.join(drawn, on=[patient, "month"], maintain_order="left"),
         )
 
 
@@ -259,14 +268,15 @@ def _measure(
     followed: list[float] = []
     called_invalid = 0
     for month in months:
-        reference = PerformanceReference.fit(
-            month.reference,
+        at_release = PerformanceReference.fit(
+            month.at_release,
             outcome_event="event",
             patient=protocol.patient,
             covariates=case.covariates,
             subgroups=(),
             minimum_n=protocol.minimum_n,
         )
+        reference = at_release.with_matured(month.matured.with_columns(at_release.expect(month.matured)))
         started = time.perf_counter()
         estimate = reference.estimate(month.rows.drop("event"))
         if estimate.invalid_because is not None:

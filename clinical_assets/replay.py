@@ -7,7 +7,7 @@ replay. Does not belong here: which archives are used, and what is shown of the 
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from functools import cache
@@ -34,6 +34,7 @@ from clinical_assets.lifecycle.automation import (
     waiting_candidate,
 )
 from clinical_assets.lifecycle.launch import DEMONSTRATION, TRIGGER
+from clinical_assets.lifecycle.model_watch import Seen, watch_name
 from clinical_assets.lifecycle.publication import JOB as PUBLICATION
 from clinical_assets.protocol import Judgement, ModelProtocol, ModelVersion, Repair, month_after, read_protocol
 from clinical_assets.resources.home import Home
@@ -183,12 +184,12 @@ class Replay:
         key = dg.AssetKey([model, "repair_plan"])
         plan = self.instance.fetch_materializations(key, limit=1).records[0]
         idle = Repair(recorded(plan.event_log_entry, "repair/repair")) is Repair.NONE
-        if idle and not self._sensor_cursor().get("pending"):
+        if idle and not self._seen_by_sensor().pending:
             return
         self._wait(
-            lambda: self._sensor_cursor().get("storage_id", 0) >= plan.storage_id,
+            lambda: self._seen_by_sensor().reports.get("repair_plan", 0) >= plan.storage_id,
             DAEMON_WITHIN_SECONDS,
-            f"the daemon's sensor {model}_repair_when_due did not look at {month:%Y-%m}",
+            f"the daemon's sensor {watch_name(model)} did not look at {month:%Y-%m}",
         )
         self._wait(
             lambda: not self.instance.get_runs(dg.RunsFilter(tags={RETRAINING: model}, statuses=IN_FLIGHT), limit=1),
@@ -213,13 +214,13 @@ class Replay:
                 f"the daemon did not release {candidate.model} version {candidate.version}",
             )
 
-    def _sensor_cursor(self) -> Mapping[str, Any]:
-        name = f"{self.protocol.model}_repair_when_due"
+    def _seen_by_sensor(self) -> Seen:
+        """What the model's sensor has looked at, as it remembers itself."""
+        name = watch_name(self.protocol.model)
         for state in self.instance.all_instigator_state(instigator_type=InstigatorType.SENSOR):
-            cursor = getattr(state.instigator_data, "cursor", None)
-            if state.instigator_name == name and cursor:
-                return json.loads(cursor)
-        return {}
+            if state.instigator_name == name:
+                return Seen.read(getattr(state.instigator_data, "cursor", None))
+        return Seen()
 
     def _partitions(self, asset: str) -> set[date]:
         found = self.instance.get_materialized_partitions(dg.AssetKey([self.protocol.model, asset]))

@@ -16,7 +16,7 @@ from clinical_assets.evaluation import calibration_curve
 from clinical_assets.evaluation.assessment import Assessment
 from clinical_assets.governance.pseudonyms import load_or_create_key, pseudonymise
 from clinical_assets.governance.small_cells import hide_counts_in, shown_count
-from clinical_assets.learning.scoring import score
+from clinical_assets.learning.scoring import BOOKKEEPING, score
 from clinical_assets.protocol import Finding, ModelProtocol, ModelVersion, load_object, month_after
 from clinical_assets.reporting.validation_report import ValidationReport, render
 from clinical_assets.resources.home import write_atomically
@@ -24,7 +24,6 @@ from clinical_assets.resources.lake import Lake
 from clinical_assets.resources.registry import Registry
 
 RESAMPLES = 500
-BOOKKEEPING = ("model_version", "latency_ms_per_1000")
 ALL_SPLITS = "all"
 FILES = ("predictions.parquet", "evaluation.json", "evaluation.csv", "report.html")
 

@@ -10,10 +10,12 @@ import dagster as dg
 from pydantic import BaseModel
 
 from clinical_assets.lifecycle import CHAIN, automation
-from clinical_assets.lifecycle.alias_check import alias_checks, alias_sensor
+from clinical_assets.lifecycle.alias_check import alias_checks
+from clinical_assets.lifecycle.champion_upkeep import upkeep_job
 from clinical_assets.lifecycle.checks import checks
 from clinical_assets.lifecycle.data import protocol_asset
-from clinical_assets.lifecycle.rollback_guard import guard_sensors
+from clinical_assets.lifecycle.model_watch import model_watch
+from clinical_assets.lifecycle.months_flow import months_flow
 from clinical_assets.protocol import ModelProtocol, WrittenProtocol
 
 
@@ -43,10 +45,11 @@ class ClinicalModel(dg.Component):
             lambda spec: spec.replace_attributes(owners=list(self.protocol.owners)),
             [asset for asset in assets if isinstance(asset, dg.AssetsDefinition)],
         )
+        jobs = [*automation.jobs(self.protocol), upkeep_job(self.protocol)]
         return dg.Definitions(
             assets=[protocol_asset(self.protocol), *owned],
             asset_checks=[*checks(self.protocol), *alias_checks(self.protocol)],
-            jobs=automation.jobs(self.protocol),
+            jobs=jobs,
             schedules=automation.schedules(self.protocol),
-            sensors=[*automation.sensors(self.protocol), alias_sensor(self.protocol), *guard_sensors(self.protocol)],
+            sensors=[months_flow(self.protocol), model_watch(self.protocol, jobs)],
         )

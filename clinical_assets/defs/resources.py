@@ -7,7 +7,6 @@ import dagster as dg
 
 from clinical_assets.governance.audit_trail import AuditTrail, person_at_terminal
 from clinical_assets.governance.outbound import guard_outbound
-from clinical_assets.lifecycle.incidents import incident_on_failure
 from clinical_assets.resources.access_rights import refuse_open_secrets
 from clinical_assets.resources.home import Home
 from clinical_assets.resources.lake_io_manager import LakeIOManager, LakeResource
@@ -41,5 +40,4 @@ def resources() -> dg.Definitions:
                 registry=registry, home=home_folder, lake=lake, audit=str(home.audit)
             ),
         },
-        sensors=[incident_on_failure],
     )

@@ -1,16 +1,17 @@
-"""The runbook of incidents and what tells people of them; they are of all models together.
+"""The runbook of incidents, and what watches the home; they are of all models together.
 
-Belongs here: which assets, job and sensors the runbook has. Does not belong here: what a step is.
+Belongs here: which assets and job the runbook has, and the home's sensor. Does not belong here: what a step is.
 """
 
 import dagster as dg
 
 from clinical_assets.lifecycle import runbook as steps
+from clinical_assets.lifecycle.home_watch import home_watch
 
 
 @dg.definitions
 def runbook() -> dg.Definitions:
-    """The steps of the runbook under one key prefix, the job that records them, and the two sensors."""
+    """The steps of the runbook under one key prefix, the job that records them, and the home's sensor."""
     job = dg.define_asset_job(
         steps.GROUP,
         dg.AssetSelection.groups(steps.GROUP),
@@ -20,5 +21,5 @@ def runbook() -> dg.Definitions:
     return dg.Definitions(
         assets=dg.load_assets_from_modules([steps], group_name=steps.GROUP, key_prefix=steps.GROUP),
         jobs=[job],
-        sensors=[steps.runbook_when_incident_changed, steps.notices_are_delivered],
+        sensors=[home_watch],
     )

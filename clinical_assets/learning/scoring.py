@@ -13,6 +13,9 @@ from clinical_assets.learning.estimator import FittedEstimator
 from clinical_assets.protocol import ModelProtocol, ModelVersion, load_object
 
 REPRESENTATION = "representation_"
+BOOKKEEPING = ("model_version", "latency_ms_per_1000")
+"""Columns of scores that say nothing of the row."""
+
 OUTPUTS = f"^(predicted_|{REPRESENTATION}).+$"
 
 

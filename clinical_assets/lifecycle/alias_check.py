@@ -1,31 +1,43 @@
-"""Whether what is live is what was released, for as long as it may be: two checks and a sensor that read the ledger.
+"""Whether what is live is what was released, for as long as it may be: two checks and a look that read the ledger.
 
-Belongs here: who looks, and what follows. Does not belong here: the ledger, and the refusal to score (the IO manager of
-model versions, which hands on no champion that the ledger does not know).
+Belongs here: what is compared, and what follows. Does not belong here: the ledger, how often one looks
+(model_watch.py), and the refusal to score (the IO manager of model versions, which hands on no champion that the ledger
+does not know).
 """
 
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import dagster as dg
 
 from clinical_assets.governance.audit_trail import AuditTrail
 from clinical_assets.governance.incidents import Breach, Cause
-from clinical_assets.governance.ledger import last_of
+from clinical_assets.governance.ledger import last_of, valid_until
 from clinical_assets.lifecycle.champion_move import (
     VERSION_IS_LIVE,
     Platform,
-    recover,
+    intent_path,
     settle,
     version_is_live,
 )
 from clinical_assets.lifecycle.incidents import open_incident
-from clinical_assets.lifecycle.withdrawal import withdraw_when_expired
+from clinical_assets.lifecycle.launch import TRIGGER
+from clinical_assets.lifecycle.questions.answer import Request
 from clinical_assets.protocol import AUTOMATION, ModelProtocol
+from clinical_assets.resources.home import Home
+from clinical_assets.resources.lake import Lake
 from clinical_assets.resources.lake_io_manager import LakeResource
-from clinical_assets.resources.ledger import exclusive, mismatch, read_ledger, remedy
+from clinical_assets.resources.ledger import (
+    PATIENCE_SECONDS,
+    AtWorkError,
+    exclusive,
+    mismatch,
+    read_ledger,
+    remedy,
+)
 from clinical_assets.resources.platform import HomeResource, RegistryResource
-
-SECONDS_BETWEEN_LOOKS = 60
+from clinical_assets.resources.registry import Registry
 
 
 def alias_checks(protocol: ModelProtocol) -> list[Any]:
@@ -39,7 +51,7 @@ def alias_checks(protocol: ModelProtocol) -> list[Any]:
         home: HomeResource, lake: LakeResource, registry: RegistryResource
     ) -> dg.AssetCheckResult:
         """The registry's champion is the version that the ledger says is live, with the same files."""
-        found = find_mismatch(home, lake, registry, protocol.model)
+        found = find_mismatch(home.open(), lake.open(), registry.open(), protocol.model)
         live = last_of(read_ledger(lake.open(), protocol.model))
         return dg.AssetCheckResult(
             passed=not found,
@@ -56,48 +68,73 @@ def alias_checks(protocol: ModelProtocol) -> list[Any]:
     return [champion_is_the_ledger_s, a_version_is_live]
 
 
-def alias_sensor(protocol: ModelProtocol) -> dg.SensorDefinition:
-    """The sensor that looks every minute whether the alias is the ledger's, and finishes what was interrupted.
+@dataclass(frozen=True, slots=True)
+class ChampionLook:
+    """What one look at a model's champion found.
 
-    It withdraws a version whose days under the protocol are over. Its cursor holds the mismatch it has told of: one
-    that stands is told once.
+    `told` is the mismatch that people were told of, `request` what is due in a run, `expires_at` when the release's
+    days are over by the protocol.
+    """
+
+    reason: str
+    told: str = ""
+    request: Request | None = None
+    expires_at: datetime | None = None
+
+
+def look_at_champion(at: Platform, protocol: ModelProtocol, told: str, now: datetime) -> ChampionLook:
+    """Compare the champion with the ledger, and have Dagster know what is live; what takes long is asked for.
+
+    A mismatch that stands is told once: `told` is the one that people know of.
     """
     model = protocol.model
-
-    @dg.sensor(
-        name=f"{model}_alias_is_watched",
-        minimum_interval_seconds=SECONDS_BETWEEN_LOOKS,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        asset_selection=dg.AssetSelection.assets([model, "release"]),
-        description=f"Compares the champion of {model} with the ledger, and finishes a release, rollback or withdrawal "
-        "that a kill interrupted; takes a release out of service once the protocol's days for it are over.",
-    )
-    def sensor(
-        context: dg.SensorEvaluationContext, home: HomeResource, lake: LakeResource, registry: RegistryResource
-    ) -> dg.SkipReason:
-        at = Platform(home.open(), lake.open(), registry.open(), context.instance)
-        done = [recover(at, model)]
-        if found := find_mismatch(home, lake, registry, model):
-            if found != context.cursor:
-                AuditTrail(at.home.audit).record(
-                    "alias_mismatch", actor=AUTOMATION, target=model, outcome="failure", reason=found
-                )
-                what = f"{found}; {remedy(at.lake, model)}"
-                open_incident(at.lake, at.home, Breach(model, Cause.UNVERIFIED_ALIAS, found, what), actor=AUTOMATION)
-                context.update_cursor(found)
-            return dg.SkipReason(found)
-        context.update_cursor("")
-        done.append(withdraw_when_expired(at, protocol))
-        if settle(at, model):
-            done.append("Dagster now knows what is live")
-        return dg.SkipReason("; ".join(filter(None, done)) or f"the champion of {model} is the ledger's")
-
-    return sensor
+    if request := _interrupted(at, model):
+        return ChampionLook("a release, rollback or withdrawal was interrupted", told, request)
+    try:
+        found = find_mismatch(at.home, at.lake, at.registry, model, patience_seconds=0.0)
+    except AtWorkError as error:
+        return ChampionLook(str(error), told)
+    if found:
+        if found != told:
+            AuditTrail(at.home.audit).record(
+                "alias_mismatch", actor=AUTOMATION, target=model, outcome="failure", reason=found
+            )
+            what = f"{found}; {remedy(at.lake, model)}"
+            open_incident(at.lake, at.home, Breach(model, Cause.UNVERIFIED_ALIAS, found, what), actor=AUTOMATION)
+        return ChampionLook(found, found)
+    live = last_of(read_ledger(at.lake, model))
+    expires_at = valid_until(live, protocol.release_valid_days) if live and protocol.release_valid_days else None
+    if live and expires_at and now >= expires_at:
+        key = f"{model}|expiry|{live.number}"
+        return ChampionLook(
+            f"the days of version {live.version} are over",
+            request=Request(f"{model}_champion_upkeep", key, {TRIGGER: "expiry"}),
+            expires_at=expires_at,
+        )
+    settled = settle(at, model)
+    words = "Dagster now knows what is live" if settled else f"the champion of {model} is the ledger's"
+    return ChampionLook(words, expires_at=expires_at)
 
 
-def find_mismatch(home: HomeResource, lake: LakeResource, registry: RegistryResource, model: str) -> str:
-    """How the champion differs from the ledger's, once no release or rollback is at work; empty where it does not."""
-    if not mismatch(registry.open(), read_ledger(lake.open(), model), model):
+def _interrupted(at: Platform, model: str) -> Request | None:
+    """The run that finishes an interrupted act; None where there is none, or it is at work."""
+    try:
+        written = intent_path(at.home, model).stat().st_mtime_ns
+        with exclusive(at.home, model, patience_seconds=0.0):
+            pass
+    except (FileNotFoundError, AtWorkError):
+        return None
+    return Request(f"{model}_champion_upkeep", f"{model}|interrupted|{written}", {TRIGGER: "interruption"})
+
+
+def find_mismatch(
+    home: Home, lake: Lake, registry: Registry, model: str, patience_seconds: float = PATIENCE_SECONDS
+) -> str:
+    """How the champion differs from the ledger's, once no release or rollback is at work; empty where it does not.
+
+    Raises AtWorkError where one is, for longer than the patience.
+    """
+    if not mismatch(registry, read_ledger(lake, model), model):
         return ""
-    with exclusive(home.open(), model):
-        return mismatch(registry.open(), read_ledger(lake.open(), model), model)
+    with exclusive(home, model, patience_seconds):
+        return mismatch(registry, read_ledger(lake, model), model)

@@ -73,14 +73,18 @@ def refuse_mixed_protocols(protocol: ModelProtocol, recorded: Iterable[str], ups
         )
 
 
-def read_training_rows(lake: Lake, protocol: ModelProtocol, snapshot: int) -> pl.DataFrame:
+def read_training_rows(
+    lake: Lake, protocol: ModelProtocol, snapshot: int, columns: Sequence[str] | None = None
+) -> pl.DataFrame:
     """The rows of the training set at a snapshot of the lake, with the features they had when it was drawn.
 
+    With `columns`, of the features these, the unit, the month and where the row comes from alone.
     Raises ProtocolError where rows of the training set have no features any more.
     """
     drawn = lake.read(f"{protocol.model}.training_set", snapshot=snapshot)
     months, drawn_at = drawn["month"].unique().sort().to_list(), drawn["features_snapshot"][0]
-    features = lake.read(f"{protocol.model}.features", months=months, snapshot=drawn_at)
+    wanted = list(dict.fromkeys((protocol.unit, "month", "data_origin", *columns))) if columns is not None else None
+    features = lake.read(f"{protocol.model}.features", months=months, snapshot=drawn_at, columns=wanted)
     parts = drawn.select(protocol.unit, "split", "protocol_sha256")
     rows = parts.join(features, on=protocol.unit, how="inner", maintain_order="left")
     if lost := drawn.height - rows.height:
@@ -236,10 +240,15 @@ def compare_with_released(
 ) -> list[Finding]:
     """The candidate minus each released version, on the same test rows, from which no version ever learnt."""
     assessment: Assessment = load_object(protocol.assessment)
+    released = released_versions(registry, candidate)
+    # The champion is often the first release still.
+    others = {
+        version: score(registry.load(version, protocol.estimator), test, version, protocol)
+        for version in set(released.values())
+    }
     findings: list[Finding] = []
-    for name, version in released_versions(registry, candidate).items():
-        other = score(registry.load(version, protocol.estimator), test, version, protocol)
-        findings += assessment.compare(test.hstack(scores), test.hstack(other), name, protocol)
+    for name, version in released.items():
+        findings += assessment.compare(test.hstack(scores), test.hstack(others[version]), name, protocol)
     return findings
 
 

@@ -13,7 +13,6 @@ from clinical_assets.archives.archive import contract_of, describe_columns
 from clinical_assets.archives.calendar import CALENDAR_NOTE
 from clinical_assets.evaluation import calibration_curve, judge
 from clinical_assets.learning.recipe import Recipe
-from clinical_assets.learning.scoring import score
 from clinical_assets.learning.splits import assign_splits, kept_split
 from clinical_assets.lifecycle.candidate import (
     RESAMPLES,
@@ -35,6 +34,7 @@ from clinical_assets.lifecycle.catalogue import described, markdown_table, pictu
 from clinical_assets.lifecycle.conditions import DEVELOPMENT, REPAIR
 from clinical_assets.lifecycle.evidence import gather_evidence, write_evidence
 from clinical_assets.lifecycle.launch import who_launched
+from clinical_assets.lifecycle.scored_training import keep_training_scores, outputs_of, with_training_scores
 from clinical_assets.protocol import SILENT_MONTHS, ModelProtocol, ModelVersion, Repair, last_day, load_object
 from clinical_assets.reporting.figures import calibration_figure
 from clinical_assets.reporting.validation_report import ValidationReport, render
@@ -98,6 +98,7 @@ def trained_model(
         version = register_candidate(
             estimator, rows, calibrate, protocol, snapshot, registry.open(), mlflow, trainer, recipe
         )
+    keep_training_scores(lake.open(), protocol, version, estimator, rows, context.op_execution_context.run_id)
     return dg.MaterializeResult(
         value=version,
         metadata={
@@ -123,8 +124,9 @@ def evaluation(
     refuse_mixed_protocols(protocol, [trained_model.protocol_sha256], "trained_model")
     rows = read_training_rows(lake.open(), protocol, trained_model.lake_snapshot)
     test = rows.filter(pl.col("split") == "test")
-    scores = score(registry.open().load(trained_model, protocol.estimator), test, trained_model, protocol)
-    findings = load_object(protocol.assessment).measure(test.hstack(scores), protocol, RESAMPLES)
+    scored = with_training_scores(test, lake.open(), protocol, trained_model)
+    scores = outputs_of(scored, test)
+    findings = load_object(protocol.assessment).measure(scored, protocol, RESAMPLES)
     findings += compare_with_released(test, scores, protocol, trained_model, registry.open())
     findings += measure_transport(protocol, rows)
     curve = calibration_curve(protocol.outcome.is_event(test), scores["risk"])
@@ -177,8 +179,7 @@ def validation_report(
     )
     evidence_folder = home.open().evidence(protocol.model, trained_model.version)
     evidence_sha256 = write_evidence(evidence, evidence_folder)
-    test = rows.filter(pl.col("split") == "test")
-    scored = test.hstack(score(registry.open().load(trained_model, protocol.estimator), test, trained_model, protocol))
+    scored = with_training_scores(rows.filter(split="test"), lake.open(), protocol, trained_model)
     report = ValidationReport(
         kind="candidate",
         protocol=protocol,

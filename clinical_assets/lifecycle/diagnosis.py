@@ -125,6 +125,9 @@ def _writing_runs(lake: Lake, model: str, month: date) -> dict[str, str]:
             asset=note.str.json_path_match("$.asset"),
             partition=note.str.json_path_match("$.partition"),
         )
+        .with_columns(pl.col("asset", "partition").str.split(", "))
+        .explode("asset", empty_as_null=True)
+        .explode("partition", empty_as_null=True)
         .filter(pl.col("asset").str.starts_with(f"{model}/"), partition=f"{month:%Y-%m}")
     )
     return {asset.partition("/")[2]: run for asset, run in written.select("asset", "run").iter_rows()}
@@ -135,7 +138,7 @@ def _month_of_run(lake: Lake, incident: Incident) -> date | None:
     if incident.cause is Cause.FAILED_RUN or not incident.run_id:
         return None
     notes = lake.snapshots().filter(author=incident.run_id)["message"].str.json_path_match("$.partition").drop_nulls()
-    return date.fromisoformat(f"{notes[0]}-01") if len(notes) else None
+    return date.fromisoformat(f"{notes[0].partition(', ')[0]}-01") if len(notes) else None
 
 
 def _walk(

@@ -1,7 +1,8 @@
-"""What opens an incident, how its events are recorded, and the sensors that notice a breach.
+"""What opens an incident, and how its events are recorded.
 
-Belongs here: the tables of incidents in the lake, the sensors, and how a failure or a report becomes a breach. Does not
-belong here: what an incident is (governance/incidents.py), its diagnosis, and the runbook.
+Belongs here: the tables of incidents in the lake, and how a failed run becomes a breach. Does not belong here: what an
+incident is (governance/incidents.py), who looks for breaches (model_watch.py, home_watch.py), its diagnosis, and the
+runbook.
 """
 
 import fcntl
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime
+from pathlib import Path
 
 import dagster as dg
 from dagster_shared.error import SerializableErrorInfo
@@ -38,9 +40,7 @@ from clinical_assets.governance.platform_key import platform_key
 from clinical_assets.protocol import AUTOMATION, protocol_names, read_protocol
 from clinical_assets.resources.home import Home
 from clinical_assets.resources.lake import Lake
-from clinical_assets.resources.lake_io_manager import LakeResource
 from clinical_assets.resources.outbox import post
-from clinical_assets.resources.platform import HomeResource
 
 EVENT_TABLE = "governance.incident_event"
 INCIDENT_TABLE = "governance.incident"
@@ -50,16 +50,10 @@ PARTITION = "dagster/partition"
 Sign = Callable[[bytes], str]
 
 
-@dg.run_failure_sensor(
-    name="incident_on_failure",
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    minimum_interval_seconds=15,
-    monitor_all_code_locations=False,
-    description="Opens an incident for a failed run, with the step and the error; the same failure again is observed.",
-)
-def incident_on_failure(context: dg.RunFailureSensorContext, home: HomeResource, lake: LakeResource) -> None:
-    """Open an incident for a failed run."""
-    run, steps = context.dagster_run, context.get_step_failure_events()
+def tell_of_failed_run(instance: dg.DagsterInstance, run: dg.DagsterRun, lake: Lake, home: Home) -> Incident | None:
+    """Open an incident for a failed run, with the step and the error; the same failure again is observed."""
+    failures = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE).records
+    steps = [event for record in failures if (event := record.event_log_entry.dagster_event) is not None]
     data = steps[0].step_failure_data if steps else None
     error = data.error if data else None
     breach = Breach.of_failed_run(
@@ -71,7 +65,7 @@ def incident_on_failure(context: dg.RunFailureSensorContext, home: HomeResource,
         error=describe_error(error) or "the run ended before any step did",
         month=month_of_run(run.tags.get(PARTITION)),
     )
-    AuditTrail(home.open().audit).record(
+    AuditTrail(home.audit).record(
         "run_failed",
         actor=run_actor(run.run_id),
         target=f"{run.job_name}/{breach.step}",
@@ -79,7 +73,7 @@ def incident_on_failure(context: dg.RunFailureSensorContext, home: HomeResource,
         reason=breach.what,
         details={"error_class": class_of_error(error)},
     )
-    open_incident(lake.open(), home.open(), breach)
+    return open_incident(lake, home, breach)
 
 
 def open_incident(lake: Lake, home: Home, breach: Breach, *, actor: str | None = None) -> Incident | None:
@@ -194,6 +188,8 @@ def _record(
             return None
         event = replace(unsigned, signature=sign(unsigned.canonical()))
         _append(lake, [event])
+        # Reading takes the lock too, and leaves its time: who watches sees by it that an event was recorded.
+        os.utime(_lock_file(home))
         _renew_states(lake, [*events, event], event.actor)
         _audit(home, event)
     if event.event in STATE_AFTER:
@@ -201,11 +197,23 @@ def _record(
     return Incident.of(incidents_of([*events, event])[event.incident_id])
 
 
+def incidents_changed(home: Home) -> int:
+    """When an event was last recorded on this home, in nanoseconds, without opening the lake; 0 where none was."""
+    try:
+        return _lock_file(home).stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def _lock_file(home: Home) -> Path:
+    return home.signers.parent / ".incidents.lock"
+
+
 @contextmanager
 def _only_writer(home: Home) -> Iterator[None]:
     """One process at a time, so that an incident's chain has no two events of one number."""
-    home.signers.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock = os.open(home.signers.parent / ".incidents.lock", os.O_CREAT | os.O_RDWR, 0o600)
+    _lock_file(home).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = os.open(_lock_file(home), os.O_CREAT | os.O_RDWR, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -1,8 +1,10 @@
 """The rows that monitoring looks at in one month, and the rows it writes; no asset stands here.
 
-Belongs here: assembling tables from what was found, and back. Does not belong here: any statistic, and fetching.
+Belongs here: choosing the rows of a look and assembling tables from what was found, and back. Does not belong here: any
+statistic, and fetching.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
 
@@ -10,10 +12,14 @@ import polars as pl
 
 from clinical_assets.learning.scoring import watched_outputs
 from clinical_assets.lifecycle.candidate import FINDING_SCHEMA
-from clinical_assets.monitoring.concept import ConceptEvidence
+from clinical_assets.lifecycle.release_reference import ReleaseReference
+from clinical_assets.lifecycle.scored_history import wholly_matured
+from clinical_assets.monitoring.concept import ConceptEvidence, weigh_concept
 from clinical_assets.monitoring.drift import DriftReport
-from clinical_assets.monitoring.estimated_performance import EstimatedLoss, EstimatedPerformance
-from clinical_assets.protocol import Finding, ModelProtocol, ModelVersion, Verdict
+from clinical_assets.monitoring.estimated_performance import EstimatedLoss, EstimatedPerformance, estimate_loss
+from clinical_assets.monitoring.event_performance import report_events
+from clinical_assets.monitoring.performance import measure_performance
+from clinical_assets.protocol import Finding, ModelProtocol, ModelVersion, Verdict, last_day
 
 LOSS_OF_AUROC = "loss_of_auroc"
 MISSED, EXTRA_ALERTS = "missed_per_1000_beyond_reference", "alerts_per_1000_beyond_reference"
@@ -32,6 +38,61 @@ def watched_rows(protocol: ModelProtocol, features: pl.DataFrame, predictions: p
     """A month's rows with those outputs of the champion that are watched for drift."""
     outputs = predictions.select(protocol.unit).hstack(watched_outputs(predictions))
     return features.join(outputs, on=protocol.unit)
+
+
+def estimate_performance(
+    scored: pl.DataFrame, history: pl.DataFrame, reference: ReleaseReference, month: date
+) -> tuple[EstimatedPerformance, EstimatedLoss] | str:
+    """How a month's scored rows are likely to come true, and the loss against the version's own held-out rows.
+
+    Outcomes of earlier months that are wholly known by the end of the month make the estimate better; the loss is
+    measured against the rows of the release alone, so that what it is compared with does not move. Where nothing can be
+    estimated, the sentence that says why.
+    """
+    at_release = reference.performance
+    if isinstance(at_release, str):
+        return at_release
+    earlier = wholly_matured(history.filter(pl.col("month") < month), last_day(month))
+    # What another regression expected of a row says nothing beside what this one does.
+    known = at_release.with_matured(earlier.filter(performance_reference=at_release.digest))
+    estimate = known.estimate(scored)
+    return estimate, estimate_loss(at_release, estimate, "auroc")
+
+
+def weigh_matured(
+    history: pl.DataFrame, reference: ReleaseReference, protocol: ModelProtocol, month: date
+) -> ConceptEvidence | None:
+    """What months wholly known by the end of a month say of the outcome given the risk; None where none is."""
+    rows = wholly_matured(history, last_day(month))
+    if rows.is_empty():
+        return None
+    by_patient = rows.rename({protocol.patient: "patient"})
+    return weigh_concept(by_patient, reference.concept, protocol.monitoring, protocol.subgroups, protocol.minimum_n)
+
+
+def performance_table(
+    history: pl.DataFrame,
+    estimated: pl.DataFrame,
+    baseline: Sequence[Finding],
+    protocol: ModelProtocol,
+    month: date,
+    known_by: date,
+) -> pl.DataFrame:
+    """One row a metric and group: what a month achieved by the outcomes known by a day, and since the release.
+
+    `history` are the version's rows of months up to this one, `estimated` the rows of `estimate_table`.
+    """
+    of_month = history.filter(month=month)
+    whole = wholly_matured(history, known_by)
+    since_release = whole if month in whole["month"] else whole.clear()
+    measured = measure_performance(of_month, protocol, known_by)
+    events = report_events(since_release, estimates_of(estimated), baseline, protocol)
+    return pl.concat([measured, events.with_columns(status=pl.lit(measured["status"][0]))], how="diagonal").select(
+        pl.lit(month).alias("month"),
+        pl.lit(of_month["model_version"][0], pl.Int32).alias("model_version"),
+        pl.all(),
+        pl.lit(of_month["data_origin"][0]).alias("data_origin"),
+    )
 
 
 def estimate_table(estimated: tuple[EstimatedPerformance, EstimatedLoss] | str, n: int) -> pl.DataFrame:
@@ -68,7 +129,7 @@ def loss_of(table: pl.DataFrame) -> Finding | None:
     )
 
 
-def baseline_auroc(baseline: list[Finding]) -> Finding | None:
+def baseline_auroc(baseline: Sequence[Finding]) -> Finding | None:
     """How well the version ranked the event at its release."""
     return next((x for x in baseline if x.metric == "auroc" and x.subgroup == OVERALL), None)
 

@@ -16,8 +16,9 @@ import dagster as dg
 
 from clinical_assets.governance.audit_trail import AuditTrail, run_actor
 from clinical_assets.governance.incidents import PLATFORM, Breach, Cause
-from clinical_assets.lifecycle.automation import IN_FLIGHT, SENSOR_SECONDS
+from clinical_assets.lifecycle.automation import IN_FLIGHT
 from clinical_assets.lifecycle.incidents import EVENT_TABLE, INCIDENT_TABLE, open_incident
+from clinical_assets.lifecycle.intervals import sensor_seconds
 from clinical_assets.lifecycle.launch import TRIGGER
 from clinical_assets.protocol import protocol_names
 from clinical_assets.resources.analytics import Published, publish_analytics, published_record, spare_of
@@ -108,7 +109,7 @@ def publish_when_lake_changed(pause_seconds: float) -> dg.SensorDefinition:
     @dg.sensor(
         name="publish_when_lake_changed",
         job_name=JOB,
-        minimum_interval_seconds=SENSOR_SECONDS,
+        minimum_interval_seconds=sensor_seconds(),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Asks for the analysts' file to be brought to what the lake holds.",
     )

@@ -1,7 +1,7 @@
 """The runbook as assets, partitioned by incident: diagnosis, decision, repair or rollback, validation, closure.
 
-Belongs here: what must have happened for each step to count, and the sensors that record it. Does not belong here: what
-opens an incident, and the diagnosis itself.
+Belongs here: what must have happened for each step to count, and which steps are to be recorded. Does not belong here:
+what opens an incident, when one looks (home_watch.py), and the diagnosis itself.
 
 A step is materialised when it has happened: the first by the platform, the others by what people, or a repair, did. A
 step that has not happened raises, so that the catalogue never shows it as done.
@@ -22,16 +22,14 @@ from clinical_assets.governance.incidents import (
     IncidentEvent,
     incidents_of,
 )
-from clinical_assets.governance.outbound import allow_hosts
 from clinical_assets.lifecycle.diagnosis import write_page
 from clinical_assets.lifecycle.incidents import MODEL, history_of, read_events
 from clinical_assets.reporting.incident_page import first_abnormal_in_words
 from clinical_assets.resources.audited_outputs import record_kept
+from clinical_assets.resources.home import Home
 from clinical_assets.resources.lake import Lake
 from clinical_assets.resources.lake_io_manager import LakeResource
 from clinical_assets.resources.ledger import read_ledger
-from clinical_assets.resources.notifiers import configured_hosts, notifiers_of, read_settings
-from clinical_assets.resources.outbox import deliver_pending
 from clinical_assets.resources.platform import HomeResource
 
 INCIDENTS = dg.DynamicPartitionsDefinition(name="incident")
@@ -175,52 +173,40 @@ def steps_due(history: Sequence[IncidentEvent], lake: Lake, instance: dg.Dagster
     return tuple(step for step in STEPS if happened[step])
 
 
-@dg.sensor(
-    job_name=GROUP,
-    minimum_interval_seconds=15,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Records each step of an incident's runbook once it has happened.",
-)
-def runbook_when_incident_changed(
-    context: dg.SensorEvaluationContext, home: HomeResource, lake: LakeResource
-) -> dg.SensorResult | dg.SkipReason:
+@dataclass(frozen=True, slots=True)
+class RunbookLook:
+    """The runs that record steps, the incidents that have no partition yet, and how many are not closed."""
+
+    requests: tuple[dg.RunRequest, ...]
+    new: tuple[str, ...]
+    unclosed: int
+    reason: str
+
+
+def look_at_incidents(instance: dg.DagsterInstance, lake: Lake, home: Home) -> RunbookLook:
     """Ask for the steps of each incident that have happened and are not recorded yet."""
-    incidents = incidents_of(read_events(lake.open(), home.open()))
-    recorded = {step: context.instance.get_materialized_partitions(dg.AssetKey([GROUP, step])) for step in STEPS}
+    incidents = incidents_of(read_events(lake, home))
+    recorded = {step: instance.get_materialized_partitions(dg.AssetKey([GROUP, step])) for step in STEPS}
+    unclosed = {name: history for name, history in incidents.items() if name not in recorded["closure"]}
     requests = []
-    for name, history in incidents.items():
-        if name in recorded["closure"]:
-            continue
-        due = [x for x in steps_due(history, lake.open(), context.instance) if name not in recorded[x]]
+    for name, history in unclosed.items():
+        due = [x for x in steps_due(history, lake, instance) if name not in recorded[x]]
         if due:
             requests.append(
                 dg.RunRequest(
                     run_key=f"{name}|{','.join(due)}",
+                    job_name=GROUP,
                     partition_key=name,
                     asset_selection=[dg.AssetKey([GROUP, step]) for step in due],
                     tags={MODEL: history[0].model},
                 )
             )
-    if not requests:
-        return dg.SkipReason(f"{len(incidents)} incidents; every step that has happened is recorded")
-    known = set(context.instance.get_dynamic_partitions("incident"))
-    new = [request.partition_key for request in requests if request.partition_key not in known]
-    add = [INCIDENTS.build_add_request([key for key in new if key])] if new else []
-    return dg.SensorResult(run_requests=requests, dynamic_partitions_requests=add)
-
-
-@dg.sensor(
-    minimum_interval_seconds=30,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Delivers the notices that some receiver does not have yet, again and again until it has.",
-)
-def notices_are_delivered(home: HomeResource) -> dg.SkipReason:
-    """Try every undelivered notice whose time has come."""
-    here = home.open()
-    with allow_hosts(configured_hosts(here.notifiers)):
-        done = deliver_pending(here.outbox, notifiers_of(read_settings(here.notifiers)), datetime.now(UTC))
-    faults = f": {'; '.join(done.faults)}" if done.faults else ""
-    return dg.SkipReason(f"{len(done.delivered)} notices delivered, {len(done.waiting)} wait{faults}")
+    known = set(instance.get_dynamic_partitions("incident"))
+    new = tuple(request.partition_key for request in requests if request.partition_key not in known)
+    reason = f"{len(incidents)} incidents; " + (
+        f"steps of {len(requests)} are recorded" if requests else "every step that has happened is recorded"
+    )
+    return RunbookLook(tuple(requests), tuple(key for key in new if key), len(unclosed), reason)
 
 
 def _taken(step: StepTaken | None, history: Sequence[IncidentEvent], otherwise: str) -> dg.MaterializeResult:

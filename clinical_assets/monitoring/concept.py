@@ -8,7 +8,7 @@ is looked at, so it reaches 1 / level with a probability of at most `level` (Vil
 collectif"; Ramdas et al. 2023, "Game-theoretic statistics and safe anytime-valid inference", Statistical Science 38).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Self
@@ -215,9 +215,28 @@ class _GroupEvidence:
     n: int
 
 
+def fit_concept_references(
+    rows: pl.DataFrame, tolerated_miscalibration: float, subgroups: Sequence[str] = (), minimum_n: int = 1
+) -> dict[str, ConceptReference | None]:
+    """The champion's calibration at release by group: `overall`, and `column=level` of every level of the subgroups.
+
+    `rows` are matured ones that the champion did not learn from, scored by it, with `event` (0 or 1), `risk`,
+    `patient`, `month` (date) and the subgroups. None stands where rows or patients are too few to tell. Raises
+    PerformanceError and EvaluationError as `weigh_concept` does.
+    """
+    _require(rows, "reference rows", ("event", RISK, "patient", "month", *subgroups))
+    references = {OVERALL: _fit_reference(rows, tolerated_miscalibration, minimum_n)}
+    for column in subgroups:
+        levels = rows[column].cast(pl.String).fill_null(MISSING)
+        for level in levels.unique().sort():
+            members = rows.filter(levels == level)
+            references[f"{column}={level}"] = _fit_reference(members, tolerated_miscalibration, minimum_n)
+    return references
+
+
 def weigh_concept(
     rows: pl.DataFrame,
-    reference_rows: pl.DataFrame,
+    references: Mapping[str, ConceptReference | None],
     policy: Monitoring,
     subgroups: Sequence[str] = (),
     minimum_n: int = 1,
@@ -239,37 +258,35 @@ def weigh_concept(
     Args:
         rows: Scored rows of wholly ripe months since release: `event` (0 or 1), `risk`, `patient`, `month` (date)
             and the subgroups.
-        reference_rows: Ripe rows the champion did not learn from, scored by it, with the same columns.
+        references: The champion's calibration at release (`fit_concept_references`); of a group without one nothing
+            can be told.
         policy: The chance of a false alarm a year, and what is tolerated.
         subgroups: Columns, each value of which is a group of its own.
-        minimum_n: Subgroups with fewer rows are left out; of those with fewer in the reference nothing can be told.
+        minimum_n: Subgroups with fewer rows are left out.
 
     Raises:
         PerformanceError: If a column is missing or a month is null.
         EvaluationError: If there are no rows, an outcome is not 0 or 1, or a risk is no probability.
     """
     _require(rows, "rows", ("event", RISK, "patient", "month", *subgroups))
-    _require(reference_rows, "reference rows", ("event", RISK, "patient", "month", *subgroups))
     outcome, risk = checked_outcome(rows["event"]), checked_risk(rows[RISK], rows.height)
     patient, _ = patient_numbers(rows["patient"], rows.height)
     months = rows["month"].unique().sort()
     month = _numbered(rows["month"])
     order = np.lexsort((patient, month))
     whole = _Stream(outcome[order], logit(risk)[order], patient[order], month[order])
-    groups = _groups(rows.select("month", *subgroups)[order], reference_rows, subgroups, minimum_n)
-    references = [_fit_reference(known, policy.tolerated_miscalibration, minimum_n) for _, _, known in groups]
-
-    comparable = sum(reference is not None for reference in references[1:])
+    groups = _groups(rows.select("month", *subgroups)[order], subgroups, minimum_n)
+    comparable = sum(references.get(name) is not None for name, _ in groups[1:])
     weights = [0.5 if comparable else 1.0, *[0.5 / max(comparable, 1)] * (len(groups) - 1)]
     weighed = [
         _weigh_group(
             name,
             whole.where(mask),
-            reference,
+            references.get(name),
             months.to_list(),
             policy.false_alarms_per_year * weight,
         )
-        for (name, mask, _), reference, weight in zip(groups, references, weights, strict=True)
+        for (name, mask), weight in zip(groups, weights, strict=True)
     ]
     return _conclude(weighed, policy)
 
@@ -283,18 +300,15 @@ def _require(rows: pl.DataFrame, what: str, needed: Sequence[str]) -> None:
         raise PerformanceError(f"month: {missing:,} of {rows.height:,} {what} have none; every row needs its month")
 
 
-def _groups(
-    rows: pl.DataFrame, reference: pl.DataFrame, subgroups: Sequence[str], minimum_n: int
-) -> list[tuple[str, npt.NDArray[np.bool_], pl.DataFrame]]:
-    """Name, rows and reference rows of everyone, and of each level with enough rows."""
-    groups = [(OVERALL, np.ones(rows.height, dtype=bool), reference)]
+def _groups(rows: pl.DataFrame, subgroups: Sequence[str], minimum_n: int) -> list[tuple[str, npt.NDArray[np.bool_]]]:
+    """Name and rows of everyone, and of each level with enough rows."""
+    groups = [(OVERALL, np.ones(rows.height, dtype=bool))]
     for column in subgroups:
         here = rows[column].cast(pl.String).fill_null(MISSING)
-        there = reference[column].cast(pl.String).fill_null(MISSING)
         for level in here.unique().sort():
             mask = (here == level).to_numpy()
             if mask.sum() >= minimum_n:
-                groups.append((f"{column}={level}", mask, reference.filter(there == level)))
+                groups.append((f"{column}={level}", mask))
     return groups
 
 

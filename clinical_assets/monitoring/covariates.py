@@ -22,12 +22,18 @@ LEAST_DEVIATION = 0.1
 MOST_DEVIATIONS = 4.0
 
 NEWTON_STEPS = 100
-LARGEST_NEWTON_STEP = 2.0
-LARGEST_LOG_ODDS = 30.0
-CONVERGED = 1e-6
-# A step above this part of the one before asks for the curvature anew; a column of zeros would make it singular.
+# The gradient at a maximum, a unit of weight; and how much of the rise that its gradient promises a step must bring.
+LARGEST_GRADIENT = 1e-7
+LEAST_RISE = 1e-4
+MOST_HALVINGS = 30
+ROUNDING = 1e-12
+# A gradient above this part of the one before asks for the curvature anew; a column of zeros would make it singular.
 CURVATURE_SERVES = 0.25
 LEAST_PENALTY = 1e-9
+
+
+class NotConvergedError(ValueError):
+    """A regression has not found its maximum; no figure may rest on where it stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,27 +98,68 @@ def _number(column: pl.Series) -> pl.Series:
 
 
 def fit_logistic(
-    matrix: FloatArray, label: FloatArray, weight: FloatArray, penalty: FloatArray, centre: FloatArray
+    matrix: FloatArray,
+    label: FloatArray,
+    weight: FloatArray,
+    penalty: FloatArray,
+    centre: FloatArray,
+    start: FloatArray | None = None,
 ) -> FloatArray:
-    """Coefficients of a weighted logistic regression, each drawn to its centre by its own penalty; Newton's method.
+    """Coefficients of a weighted logistic regression, each drawn to its centre by its own penalty.
 
-    `matrix` is rows x columns, `label` 0 or 1 and `weight` one entry a row, `penalty` and `centre` one a column.
+    Newton's method; a step is halved until the penalised log likelihood rises by a part of what its gradient promises
+    (Armijo 1966), so that the curvature may be kept, and of single precision. The maximum does not depend on the start.
+
+    `matrix` is rows x columns, `label` 0 or 1 and `weight` one entry a row, `penalty`, `centre` and `start` (the centre
+    where none is given) one a column. Raises NotConvergedError where the gradient is not near 0 after all steps.
     """
-    coefficients, step_before, curvature = centre.copy(), np.inf, np.empty((0, 0))
+    coefficients = (centre if start is None else start).copy()
+    log_odds = matrix @ coefficients
+    worth = _penalised_log_likelihood(coefficients, log_odds, label, weight, penalty, centre)
+    curvature, before, total = np.empty((0, 0)), np.inf, max(float(weight.sum()), LEAST_PENALTY)
+    steepest, halves = np.inf, False
     for _ in range(NEWTON_STEPS):
-        probability = from_logit(matrix @ coefficients)
+        probability = from_logit(log_odds)
         gradient = matrix.T @ (weight * (label - probability)) - penalty * (coefficients - centre)
-        if not curvature.size:
-            # The product of a matrix with its own transpose takes half the time of one with another.
-            scaled = matrix * np.sqrt(weight * probability * (1 - probability))[:, None]
-            curvature = scaled.T @ scaled + np.diag(penalty + LEAST_PENALTY)
-        step = np.linalg.solve(curvature, gradient)
-        longest = float(np.abs(step).max())
-        coefficients = coefficients + step * min(1.0, LARGEST_NEWTON_STEP / max(longest, CONVERGED))
-        if longest < CONVERGED:
-            break
+        steepest = float(np.abs(gradient).max()) / total
+        if steepest <= LARGEST_GRADIENT:
+            return coefficients
         # The curvature, which takes nearly all the time, is kept as long as it serves.
-        if longest > step_before * CURVATURE_SERVES:
-            curvature = np.empty((0, 0))
-        step_before = longest
-    return coefficients
+        if not curvature.size or halves or steepest > before * CURVATURE_SERVES:
+            curvature = curvature_of(matrix, weight * probability * (1 - probability), penalty)
+        before = steepest
+        step = np.linalg.solve(curvature, gradient)
+        along, promised, size = matrix @ step, float(gradient @ step), 1.0
+        for _ in range(MOST_HALVINGS):
+            reached = coefficients + size * step
+            risen = _penalised_log_likelihood(reached, log_odds + size * along, label, weight, penalty, centre)
+            if risen >= worth + LEAST_RISE * size * promised - ROUNDING * abs(worth):
+                break
+            size /= 2
+        else:
+            break
+        halves = size < 1.0
+        coefficients, log_odds, worth = reached, log_odds + size * along, risen
+    raise NotConvergedError(
+        f"the regression of the outcome on {len(centre)} columns of {len(label):,} rows has not found its maximum: its "
+        f"gradient is still {steepest:.1e} a unit of weight"
+    )
+
+
+def curvature_of(matrix: FloatArray, spread: FloatArray, penalty: FloatArray) -> FloatArray:
+    """The matrix of second derivatives, less its sign: columns x columns, from one variance a row; single precision."""
+    # The product of a matrix with its own transpose takes half the time of one with another.
+    scaled = matrix.astype(np.float32) * np.sqrt(spread).astype(np.float32)[:, None]
+    return (scaled.T @ scaled).astype(np.float64) + np.diag(penalty + LEAST_PENALTY)
+
+
+def _penalised_log_likelihood(
+    coefficients: FloatArray,
+    log_odds: FloatArray,
+    label: FloatArray,
+    weight: FloatArray,
+    penalty: FloatArray,
+    centre: FloatArray,
+) -> float:
+    likelihood = float(weight @ (label * log_odds - np.logaddexp(0.0, log_odds)))
+    return likelihood - float(penalty @ (coefficients - centre) ** 2) / 2

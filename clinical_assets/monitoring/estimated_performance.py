@@ -11,10 +11,17 @@ What is expected of the batch beyond what is expected of the reference is added 
 as it came true from patient to patient: the regression estimator of survey sampling (Cochran 1977, chapter 7; Saerndal,
 Swensson and Wretman 1992). It holds while the outcome given risk and covariates has not moved; where that is in doubt
 the caller says so, and the estimate carries it.
+
+The regression is that of the release and stays: what it expects of a row is written down once, when the row is scored,
+and later looks need of the row no covariate. So an estimate does not depend on the order of looks, and costs the same
+in every month. What a reference patient is expected to add is said by the regression without this patient's fold (one
+Newton step from the whole fit: Rad and Maleki 2020, JRSS B 82), for it was fitted to the patient.
 """
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -31,7 +38,13 @@ from clinical_assets.evaluation.sample import (
     checked_risk,
     patient_numbers,
 )
-from clinical_assets.monitoring.covariates import CovariateEncoding, fit_logistic, level_names
+from clinical_assets.monitoring.covariates import (
+    CovariateEncoding,
+    NotConvergedError,
+    curvature_of,
+    fit_logistic,
+    level_names,
+)
 from clinical_assets.monitoring.expected_figures import (
     ESTIMATED_METRICS,
     OUTCOME_METRICS,
@@ -57,6 +70,14 @@ GROUP_SPREAD = 0.3
 # Patients with events, and patients without, that any estimate needs.
 LEAST_PATIENTS = 10
 MOST_UNKNOWN_ROWS = 0.05
+# Parts of the patients, of each of which the regression of the others says what to expect.
+FOLDS = 5
+
+EVENT, EXPECTED = "event", "expected_event"
+"""Whether a known row had the event, and the probability that the regression of the release gives it."""
+
+EXPECTED_WITHOUT = "expected_without_its_fold"
+"""That probability by the regression without the row's patient."""
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -65,8 +86,8 @@ class EstimationError(ValueError):
     """Performance cannot be estimated from these rows; the message names the column, the fault and the remedy."""
 
 
-class TooFewPatientsError(EstimationError):
-    """Too few patients of the reference have the event, or have none, to estimate anything by."""
+class CannotEstimateError(EstimationError):
+    """Nothing can be estimated by this reference: too few patients, or a regression that found no maximum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,27 +131,36 @@ class EstimatedLoss:
 
 
 @dataclass(frozen=True, slots=True)
-class _Regression:
-    """Coefficients of the outcome on risk and covariates, and their covariance with whole patients as the units."""
+class Regression:
+    """Coefficients of the outcome on risk and covariates, and their covariance with whole patients as the units.
+
+    `centre` and `spread` are those of the log odds of the reference's risks, by which they are standardised.
+    """
 
     coefficients: FloatArray
     covariance: FloatArray
+    centre: float
+    spread: float
 
-    def probability(self, rows: "_Rows") -> FloatArray:
-        basis, covariates = rows.basis.shape[1], rows.covariates.shape[1]
-        parts = np.split(self.coefficients, [basis, basis + covariates])
-        return from_logit(
-            rows.basis @ parts[0] + rows.covariates @ parts[1] + rows.log_odds * (rows.covariates @ parts[2])
-        )
+    def expect(self, rows: "_Rows") -> FloatArray:
+        """The probability of the event of each row."""
+        return _expect(self.coefficients, rows)
 
 
 @dataclass(frozen=True, slots=True)
-class _Rows:
-    """Scored rows as arrays with one entry a row; patients are numbers from 0; `basis` holds what the risk says."""
+class _Scored:
+    """Scored rows as arrays with one entry a row; patients are numbers from 0."""
 
     risk: FloatArray
     alerted: FloatArray
     patient: IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Scored rows with their covariates; `basis` holds what the risk says."""
+
+    scored: _Scored
     basis: FloatArray
     covariates: FloatArray
 
@@ -146,20 +176,17 @@ class _Rows:
 
     def take(self, chosen: npt.NDArray[np.bool_] | IntArray) -> "_Rows":
         """Some of the rows."""
-        return _Rows(
-            *(self.risk[chosen], self.alerted[chosen], self.patient[chosen]),
-            *(self.basis[chosen], self.covariates[chosen]),
-        )
+        scored = _Scored(self.scored.risk[chosen], self.scored.alerted[chosen], self.scored.patient[chosen])
+        return _Rows(scored, self.basis[chosen], self.covariates[chosen])
 
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """A group of reference rows: what they realised and were expected to, and what each patient adds, on the scale.
+    """A group of known rows: what they realised and were expected to, and what each patient adds, on the scale.
 
     `patients` are those with events, or those with others, whichever are fewer; the arrays are patients x metrics.
     """
 
-    rows: _Rows
     patients: int
     realised: ExpectedFigures
     expected: ExpectedFigures
@@ -167,17 +194,17 @@ class _Judged:
     expected_by_patient: FloatArray
 
     @classmethod
-    def of(cls, rows: _Rows, event: FloatArray, probability: FloatArray) -> Self:
+    def of(cls, rows: _Scored, event: FloatArray, expected: FloatArray, expected_without: FloatArray) -> Self:
         realised = ExpectedFigures.of(rows.risk, rows.alerted, event)
-        expected = ExpectedFigures.of(rows.risk, rows.alerted, probability)
-        scaled = per_unit_of_scale(expected.values)
+        figures = ExpectedFigures.of(rows.risk, rows.alerted, expected)
+        without = ExpectedFigures.of(rows.risk, rows.alerted, expected_without)
+        scaled = per_unit_of_scale(figures.values)
         return cls(
-            rows,
             _patients_of_each_kind(event, rows.patient),
             realised,
-            expected,
+            figures,
             sum_columns_by_patient(realised.of_unit * scaled, rows.patient),
-            sum_columns_by_patient(expected.of_unit * scaled, rows.patient),
+            sum_columns_by_patient(without.of_unit * scaled, rows.patient),
         )
 
     @property
@@ -196,18 +223,19 @@ class _Judged:
         return np.clip(np.nan_to_num(slope, nan=1.0), 0.0, 1.0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PerformanceReference:
-    """Scored rows with outcomes that the model did not learn from, by which rows without outcomes are judged."""
+    """Scored rows with outcomes that the model did not learn from, by which rows without outcomes are judged.
 
-    rows: _Rows
-    event: FloatArray
-    regression: _Regression
-    overall: _Judged
-    groups: dict[str, BoolArray]
+    `known` has one row a unit and few columns: the patient, `risk`, `alerted` and subgroups under the names that
+    `fit` was given, `event`, `expected_event` and `expected_without_its_fold`. `slopes` says, for each group at the
+    release, by how much each figure moves with each coefficient (coefficients x metrics).
+    """
+
+    known: pl.DataFrame
+    regression: Regression
+    slopes: dict[str, FloatArray]
     encoding: CovariateEncoding
-    centre: float
-    spread: float
     columns: tuple[str, str, str]
     subgroups: tuple[str, ...]
     minimum_n: int
@@ -226,7 +254,7 @@ class PerformanceReference:
         alerted: str = "alerted",
         seed: int = 0,
     ) -> Self:
-        """Keep what estimates need of rows with outcomes: the champion's `calibrate` and `test` rows, and ripe months.
+        """Keep what estimates need of rows with outcomes, such as the champion's `calibrate` and `test` rows.
 
         Args:
             rows: One scored row a unit: `risk` (probability of the event), `alerted` (boolean), the patient, covariates
@@ -239,11 +267,12 @@ class PerformanceReference:
             minimum_n: The smallest number of rows of a subgroup, in the reference and in the batch.
             risk: The column of the risk.
             alerted: The column of the alert.
-            seed: Of the rows that are drawn for the regression, where there are more than it takes.
+            seed: Of the rows that are drawn for the regression, where there are more than it takes, and of the folds.
 
         Raises:
-            EstimationError: If a column is missing, a risk is no probability, an outcome is missing, or fewer than ten
-                patients have the event, or have none.
+            CannotEstimateError: If fewer than ten patients have the event, or have none, or the regression finds no
+                maximum.
+            EstimationError: If a column is missing, a risk is no probability, or an outcome is missing.
         """
         columns = (risk, alerted, patient)
         named = dict.fromkeys((*columns, *covariates, *subgroups))
@@ -251,7 +280,7 @@ class PerformanceReference:
         outcome = rows[outcome_event] if isinstance(outcome_event, str) else outcome_event
         if unknown := outcome.null_count():
             raise EstimationError(
-                f"{unknown:,} of {len(outcome):,} reference rows have no outcome; give ripe rows only"
+                f"{unknown:,} of {len(outcome):,} reference rows have no outcome; give matured rows only"
             )
         try:
             event = checked_outcome(outcome)
@@ -260,33 +289,97 @@ class PerformanceReference:
             raise EstimationError(f"reference: {error}") from error
         encoding = CovariateEncoding.fit(rows, covariates)
         centre, spread = float(log_odds.mean()), float(log_odds.std()) or 1.0
-        arrays = _arrays(rows, columns, centre, spread, encoding, "reference")
-        if (fewest := _patients_of_each_kind(event, arrays.patient)) < LEAST_PATIENTS:
-            raise TooFewPatientsError(
+        arrays = _with_covariates(rows, columns, centre, spread, encoding, "reference")
+        if (fewest := _patients_of_each_kind(event, arrays.scored.patient)) < LEAST_PATIENTS:
+            raise CannotEstimateError(
                 f"of one kind, with the event or without, the reference has {fewest} patients, and "
                 f"{LEAST_PATIENTS} are needed; give more months"
             )
-        regression = _regress(arrays, event, seed)
+        try:
+            regression, expected_without = _regress(arrays, event, centre, spread, seed)
+        except NotConvergedError as error:
+            raise CannotEstimateError(f"performance without outcomes cannot be told: {error}") from error
+        groups = {OVERALL: np.ones(len(event), dtype=np.bool_)} | dict(_subgroup_rows(rows, subgroups, minimum_n))
+        known = rows.select(*dict.fromkeys((*columns, *subgroups))).with_columns(
+            pl.Series(EVENT, event),
+            pl.Series(EXPECTED, regression.expect(arrays)),
+            pl.Series(EXPECTED_WITHOUT, expected_without),
+        )
         return cls(
-            rows=arrays,
-            event=event,
+            known=known,
             regression=regression,
-            overall=_Judged.of(arrays, event, regression.probability(arrays)),
-            groups=dict(_subgroup_rows(rows, subgroups, minimum_n)),
+            slopes={name: _slopes_of(arrays.take(chosen), regression) for name, chosen in groups.items()},
             encoding=encoding,
-            centre=centre,
-            spread=spread,
             columns=columns,
             subgroups=tuple(subgroups),
             minimum_n=minimum_n,
         )
+
+    @property
+    def digest(self) -> str:
+        """What tells one regression from another: what a row was expected by one says nothing under another."""
+        return hashlib.sha256(self.regression.coefficients.tobytes()).hexdigest()[:16]
+
+    @cached_property
+    def overall(self) -> _Judged:
+        """All known rows together."""
+        return self._judge(np.ones(self.known.height, dtype=np.bool_))
+
+    @cached_property
+    def _scored(self) -> _Scored:
+        return _scored_arrays(self.known, self.columns, "reference")
+
+    @cached_property
+    def _groups(self) -> dict[str, BoolArray]:
+        return dict(_subgroup_rows(self.known, self.subgroups, self.minimum_n))
+
+    def _judge(self, chosen: BoolArray) -> _Judged:
+        scored = self._scored
+        _, patient = np.unique(scored.patient[chosen], return_inverse=True)
+        event, expected, without = (self.known[name].to_numpy()[chosen] for name in (EVENT, EXPECTED, EXPECTED_WITHOUT))
+        return _Judged.of(_Scored(scored.risk[chosen], scored.alerted[chosen], patient), event, expected, without)
+
+    def expect(self, rows: pl.DataFrame) -> pl.Series:
+        """The probability of the event of each row by the regression: `expected_event`, to be kept with the row.
+
+        Raises EstimationError as `estimate` does; of no rows it is empty.
+        """
+        if rows.is_empty():
+            return pl.Series(EXPECTED, [], dtype=pl.Float64)
+        _check_columns(rows, list(dict.fromkeys((*self.columns, *self.encoding.columns))), "batch")
+        return pl.Series(EXPECTED, self.regression.expect(self._arrays_of(rows)), dtype=pl.Float64)
+
+    def with_matured(self, rows: pl.DataFrame) -> "PerformanceReference":
+        """This reference with further rows whose outcomes are known by now; the regression stays as it is.
+
+        Args:
+            rows: Scored rows with the names that `fit` was given for risk, alert, patient and subgroups, their `event`
+                (0 or 1) and their `expected_event`. May be empty.
+
+        Raises:
+            EstimationError: If a column is missing, or an outcome or expectation is.
+        """
+        if rows.is_empty():
+            return self
+        kept = [name for name in self.known.columns if name != EXPECTED_WITHOUT]
+        _check_columns(rows, kept, "matured rows")
+        if unknown := rows.select(pl.any_horizontal(pl.col(EVENT, EXPECTED).is_null()).sum()).item():
+            raise EstimationError(f"{unknown:,} of {rows.height:,} matured rows have no outcome, or no expectation")
+        # The regression never saw them: what it expects of them is what it expects without them.
+        further = rows.select(kept).with_columns(pl.col(EXPECTED).alias(EXPECTED_WITHOUT))
+        return replace(self, known=pl.concat([self.known, further.cast(pl.Schema(self.known.schema))]))
+
+    def _arrays_of(self, rows: pl.DataFrame) -> "_Rows":
+        centre, spread = self.regression.centre, self.regression.spread
+        return _with_covariates(rows, self.columns, centre, spread, self.encoding, "batch")
 
     def estimate(self, batch: pl.DataFrame, *, invalid_because: str | None = None) -> EstimatedPerformance:
         """What these rows are expected to realise, overall and for each subgroup large enough here and there.
 
         The 95 % interval is meant to cover the figure that outcomes show once they are ripe. It holds the noise of the
         outcomes of the batch and of the reference, by whole patients so that the rows of one patient stay together, and
-        the uncertainty of the regression as far as the batch differs from the reference. A subgroup is drawn to what
+        the uncertainty of the regression as far as the batch differs from the rows of the release: where matured months
+        lie between the two, their share makes it smaller than is said, never larger. A subgroup is drawn to what
         the regression says of it, as far as its own figure is uncertain (Gelman et al. 2013, chapter 5); one too small
         in the reference has no value.
 
@@ -300,41 +393,40 @@ class PerformanceReference:
         """
         named = (*self.columns, *self.encoding.columns, *self.subgroups)
         _check_columns(batch, list(dict.fromkeys(named)), "batch")
-        here = _arrays(batch, self.columns, self.centre, self.spread, self.encoding, "batch")
+        here = self._arrays_of(batch)
         followed = self.overall.share_followed
         findings = self._estimate_rows(OVERALL, here, self.overall, followed)
         sensitivity, _, ratio = (findings[OUTCOME_METRICS.index(name)].value for name in OUTCOME_METRICS[1:])
-        events = float(here.risk.sum()) * (ratio or 0.0)
+        events = float(here.scored.risk.sum()) * (ratio or 0.0)
         for name, chosen in _subgroup_rows(batch, self.subgroups, self.minimum_n):
-            there = self.groups.get(name)
-            if there is None or _patients_of_each_kind(self.event[there], self.rows.patient[there]) < LEAST_PATIENTS:
+            there = self._judge(self._groups[name]) if name in self._groups else None
+            if there is None or there.patients < LEAST_PATIENTS:
                 n = int(chosen.sum())
                 findings += [Finding(metric, name, None, None, None, n) for metric in ESTIMATED_METRICS]
                 continue
-            rows = self.rows.take(there)
-            judged = _Judged.of(rows, self.event[there], self.regression.probability(rows))
-            findings += self._estimate_rows(name, here.take(chosen), judged, followed)
+            findings += self._estimate_rows(name, here.take(chosen), there, followed)
         return EstimatedPerformance(
             findings=tuple(findings),
             missed_per_1000=PER_1000 * events * (1 - (sensitivity or 0.0)) / batch.height,
-            alerts_per_1000=PER_1000 * float(here.alerted.mean()),
+            alerts_per_1000=PER_1000 * float(here.scored.alerted.mean()),
             followed=float(followed[0]),
             note=f"of a change of the AUROC that risks and covariates lead to expect, {followed[0]:.0%} is believed: "
-            f"so much came true from patient to patient of {int(self.rows.patient.max()) + 1:,} with outcomes",
+            f"so much came true from patient to patient of {int(self._scored.patient.max()) + 1:,} with outcomes",
             invalid_because=invalid_because or self._without_support(batch),
         )
 
-    def _estimate_rows(self, name: str, here: _Rows, there: _Judged, followed: FloatArray) -> list[Finding]:
+    def _estimate_rows(self, name: str, here: "_Rows", there: _Judged, followed: FloatArray) -> list[Finding]:
         """The findings of one group of the batch, by the same group of the reference."""
-        probability = self.regression.probability(here)
-        expected = ExpectedFigures.of(here.risk, here.alerted, probability)
+        probability = self.regression.expect(here)
+        expected = ExpectedFigures.of(here.scored.risk, here.scored.alerted, probability)
         apart = there.realised_by_patient - followed * there.expected_by_patient
         error = _stretch(there) * np.sum(apart**2, axis=0)
         own = GROUP_SPREAD**2 / (GROUP_SPREAD**2 + error)
         before, now = to_scale(there.expected.values), to_scale(expected.values)
         centre = before + own * there.gap + followed * (now - before)
-        moved = self._slopes(expected, here) - self._slopes(there.expected, there.rows)
-        learnt = followed**2 * np.einsum("cm,cd,dm->m", moved, self.regression.covariance, moved)
+        # A group that the release hardly knew is compared with all rows of the release.
+        moved = _slopes(expected, here, probability) - self.slopes.get(name, self.slopes[OVERALL])
+        learnt = followed**2 * np.einsum("cm,cm->m", moved, self.regression.covariance @ moved)
         with np.errstate(divide="ignore", invalid="ignore"):
             sampled = error * there.expected.denominators / expected.denominators
         half = Z_95 * np.sqrt(own * error + sampled + learnt)
@@ -348,13 +440,6 @@ class PerformanceReference:
             Finding("alerts_per_100", name, alerts, alerts, alerts, expected.n),
         ]
 
-    def _slopes(self, figures: ExpectedFigures, rows: _Rows) -> FloatArray:
-        """By how much each figure moves, on the scale, with each coefficient: coefficients x metrics."""
-        probability = self.regression.probability(rows)
-        per_row = figures.of_outcome * (probability * (1 - probability))[:, None] * per_unit_of_scale(figures.values)
-        by_slope = rows.covariates.T @ (rows.log_odds[:, None] * per_row)
-        return np.vstack([rows.basis.T @ per_row, rows.covariates.T @ per_row, by_slope])
-
     def _without_support(self, batch: pl.DataFrame) -> str | None:
         unknown = self.encoding.count_unknown(batch)
         column = max(unknown, key=lambda name: unknown[name], default=None)
@@ -364,33 +449,75 @@ class PerformanceReference:
         return f"{share:.0%} of the rows have a {column} that the reference does not know"
 
 
-def _regress(rows: _Rows, event: FloatArray, seed: int) -> _Regression:
-    """The penalised logistic regression of the outcome, and its covariance by patient (Huber 1967; White 1982)."""
-    chosen = np.arange(len(event))
+def _expect(coefficients: FloatArray, rows: _Rows) -> FloatArray:
+    basis, covariates = rows.basis.shape[1], rows.covariates.shape[1]
+    parts = np.split(coefficients, [basis, basis + covariates])
+    return from_logit(rows.basis @ parts[0] + rows.covariates @ parts[1] + rows.log_odds * (rows.covariates @ parts[2]))
+
+
+def _slopes(figures: ExpectedFigures, rows: _Rows, probability: FloatArray) -> FloatArray:
+    """By how much each figure moves, on the scale, with each coefficient: coefficients x metrics."""
+    per_row = figures.of_outcome * (probability * (1 - probability))[:, None] * per_unit_of_scale(figures.values)
+    by_slope = rows.covariates.T @ (rows.log_odds[:, None] * per_row)
+    return np.vstack([rows.basis.T @ per_row, rows.covariates.T @ per_row, by_slope])
+
+
+def _slopes_of(rows: _Rows, regression: Regression) -> FloatArray:
+    probability = regression.expect(rows)
+    return _slopes(ExpectedFigures.of(rows.scored.risk, rows.scored.alerted, probability), rows, probability)
+
+
+def _regress(rows: _Rows, event: FloatArray, centre: float, spread: float, seed: int) -> tuple[Regression, FloatArray]:
+    """The penalised logistic regression of the outcome, and what it expects of each row without the row's fold.
+
+    Its covariance is by patient (Huber 1967; White 1982). Raises NotConvergedError where it finds no maximum.
+    """
+    generator, chosen = np.random.default_rng(seed), np.arange(len(event))
     if len(event) > MOST_ROWS:
-        chosen = np.random.default_rng(seed).choice(chosen, MOST_ROWS, replace=False)
+        chosen = generator.choice(chosen, MOST_ROWS, replace=False)
     drawn, outcome = rows.take(chosen), event[chosen]
-    patients = len(np.unique(drawn.patient))
+    _, patient = np.unique(drawn.scored.patient, return_inverse=True)
+    patients = int(patient.max()) + 1
     mass, design = patients / len(chosen), drawn.design
-    wide = design.shape[1] - drawn.basis.shape[1]
-    held = [0.0, 0.0, *[CURVATURE_PENALTY] * (drawn.basis.shape[1] - 2)]
-    penalty = np.r_[held, np.full(wide, COVARIATE_PENALTY)]
-    centre = np.r_[logit(float(event.mean())), np.zeros(len(penalty) - 1)]
-    fitted = fit_logistic(design, outcome, np.full(len(chosen), mass), penalty, centre)
+    weight, basis = np.full(len(chosen), mass), drawn.basis.shape[1]
+    penalty = np.r_[0.0, 0.0, [CURVATURE_PENALTY] * (basis - 2), [COVARIATE_PENALTY] * (design.shape[1] - basis)]
+    to = np.r_[logit(float(event.mean())), np.zeros(len(penalty) - 1)]
+    # What the risk says alone is found at once, and is near the whole.
+    start = to.copy()
+    start[:basis] = fit_logistic(drawn.basis, outcome, weight, penalty[:basis], to[:basis])
+    fitted = fit_logistic(design, outcome, weight, penalty, to, start)
     probability = from_logit(design @ fitted)
-    scaled = design * np.sqrt(mass * probability * (1 - probability))[:, None]
-    information = scaled.T @ scaled + np.diag(penalty)
-    scores = sum_columns_by_patient(design * (mass * (outcome - probability))[:, None], drawn.patient)
-    inverse = np.linalg.pinv(information, hermitian=True)
-    return _Regression(fitted, inverse @ (scores.T @ scores) @ inverse)
+    fold_of_patient = generator.permutation(int(rows.scored.patient.max()) + 1) % FOLDS
+    fold = fold_of_patient[drawn.scored.patient]
+    variance, none = mass * probability * (1 - probability), np.zeros(len(penalty))
+    curvatures = [curvature_of(design[fold == k], variance[fold == k], none) for k in range(FOLDS)]
+    information = np.sum(curvatures, axis=0) + np.diag(penalty)
+    residual = mass * (outcome - probability)
+    without = np.empty(len(event))
+    for k, curvature in enumerate(curvatures):
+        # At the maximum the gradient of the others is that of the fold, less its sign.
+        step = np.linalg.solve(information - curvature, design[fold == k].T @ residual[fold == k])
+        members = fold_of_patient[rows.scored.patient] == k
+        without[members] = _expect(fitted - step, rows.take(members))
+    scores = _sum_by_patient(design, residual, patient)
+    inverse = np.linalg.inv(information)
+    covariance = inverse @ (scores.T @ scores).astype(np.float64) @ inverse
+    return Regression(fitted, covariance, centre, spread), without
+
+
+def _sum_by_patient(design: FloatArray, residual: FloatArray, patient: IntArray) -> npt.NDArray[np.float32]:
+    """The sum of design times residual over each patient's rows, in single precision: patients x coefficients."""
+    order = np.argsort(patient, kind="stable")
+    starts = np.flatnonzero(np.diff(patient[order], prepend=-1))
+    return np.add.reduceat((design[order] * residual[order, None]).astype(np.float32), starts, axis=0)
 
 
 def _stretch(there: _Judged) -> float:
-    """By how much squares of residuals are too small, since the regression was fitted to them (MacKinnon 1985).
+    """By how much squares of residuals are too small, since figures were fitted to them (MacKinnon 1985).
 
     What counts is not the rows but the patients of the rarer kind.
     """
-    return there.patients / (there.patients - there.rows.basis.shape[1])
+    return there.patients / (there.patients - len(OUTCOME_METRICS))
 
 
 def _patients_of_each_kind(event: FloatArray, patient: IntArray) -> int:
@@ -411,14 +538,7 @@ def _check_columns(rows: pl.DataFrame, needed: Sequence[str], which: str) -> Non
         raise EstimationError(f"the {which} has no rows; score the month first")
 
 
-def _arrays(
-    rows: pl.DataFrame,
-    columns: tuple[str, str, str],
-    centre: float,
-    spread: float,
-    encoding: CovariateEncoding,
-    which: str,
-) -> _Rows:
+def _scored_arrays(rows: pl.DataFrame, columns: tuple[str, str, str], which: str) -> _Scored:
     risk_column, alerted_column, patient_column = columns
     if unknown := rows[alerted_column].null_count():
         raise EstimationError(
@@ -429,10 +549,21 @@ def _arrays(
         patient, _ = patient_numbers(rows[patient_column], rows.height)
     except EvaluationError as error:
         raise EstimationError(f"{which}: {error}") from error
-    alerted = rows[alerted_column].cast(pl.Float64).to_numpy()
-    log_odds = (logit(risk) - centre) / spread
-    basis = np.column_stack([np.ones(len(risk)), log_odds, log_odds**2, alerted])
-    return _Rows(risk, alerted, patient, basis, encoding.apply(rows))
+    return _Scored(risk, rows[alerted_column].cast(pl.Float64).to_numpy(), patient)
+
+
+def _with_covariates(
+    rows: pl.DataFrame,
+    columns: tuple[str, str, str],
+    centre: float,
+    spread: float,
+    encoding: CovariateEncoding,
+    which: str,
+) -> _Rows:
+    scored = _scored_arrays(rows, columns, which)
+    log_odds = (logit(scored.risk) - centre) / spread
+    basis = np.column_stack([np.ones(len(log_odds)), log_odds, log_odds**2, scored.alerted])
+    return _Rows(scored, basis, encoding.apply(rows))
 
 
 def _subgroup_rows(rows: pl.DataFrame, subgroups: Sequence[str], minimum_n: int) -> list[tuple[str, BoolArray]]:

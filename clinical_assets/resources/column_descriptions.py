@@ -8,6 +8,13 @@ import re
 COLUMN_DESCRIPTIONS = {
     "evidence_state": "Counts and sums of every process of evidence, as Parquet",
     "reference": "Digest of the training data that the evidence is against",
+    "fitted_reference": "What is fitted to the training set: counts, ranks, coefficients, and held-out rows, zipped",
+    "drift_reference": "Digest of the training data that the month of the row is compared with",
+    "performance_reference": "Digest of the regression by which the row's event is expected",
+    "event": "Whether the outcome is an event, by the protocol: 0 or 1; empty where it is not known",
+    "expected_event": "Probability of the event by the regression of the release on risk and covariates",
+    "previous_release_risk": "Risk by the version that was released before the one that scored the row, where one was",
+    "previous_release": "That version",
     "critical": "What chance alone explains in 99 of 100 looks at as many units",
     "evidence": "Decimal logarithm of the evidence gathered over the looks (e-value); the alarm is on it",
     "flagged": "Whether the column is among those whose evidence raised the alarm",

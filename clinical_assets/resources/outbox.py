@@ -9,7 +9,9 @@ note of it, and never loses one.
 
 import fcntl
 import json
+import math
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -81,12 +83,16 @@ def pending_notices(outbox: Path) -> list[str]:
     return sorted(path.stem for path in (outbox / "pending").glob("[!.]*.json"))
 
 
-def deliver_pending(outbox: Path, notifiers: Sequence[Notifier], now: datetime) -> Delivery:
+def deliver_pending(
+    outbox: Path, notifiers: Sequence[Notifier], now: datetime, at_most_seconds: float = math.inf
+) -> Delivery:
     """Try every undelivered notice whose time has come, by every channel that does not have it yet.
 
     A channel that fails does not keep the others from their turn; the next try comes after 30 s, twice that, and so on
-    up to an hour. While another process delivers, this one does nothing. Without a channel nothing waits.
+    up to an hour. While another process delivers, this one does nothing. Without a channel nothing waits. No notice is
+    begun with once `at_most_seconds` are over; the next round goes on with it.
     """
+    end = time.monotonic() + at_most_seconds
     delivered: list[str] = []
     faults: list[str] = []
     with _only_deliverer(outbox) as alone:
@@ -97,7 +103,7 @@ def deliver_pending(outbox: Path, notifiers: Sequence[Notifier], now: datetime) 
             except NotifierError as error:
                 faults.append(str(error))
                 continue
-            if pending.next_at > now:
+            if pending.next_at > now or time.monotonic() > end:
                 continue
             taken = list(pending.delivered)
             for notifier in notifiers:

@@ -30,6 +30,7 @@ EXPERIMENT = "clinical-assets"
 MODEL_CODE = Path(__file__).parent.parent / "learning" / "mlflow_model.py"
 FURTHER_THRESHOLDS, TRAINED_BY = "further_thresholds", "trained_by"
 CHALLENGER, CHAMPION, FIRST_RELEASE = "challenger", "champion", "first_release"
+_SQLITE = "sqlite:///"
 
 
 class RegistryError(RuntimeError):
@@ -105,6 +106,8 @@ class Registry:
 
     def find(self, model: str, alias: str) -> ModelVersion | None:
         """The version an alias points to, or None where the model or the alias does not exist."""
+        if not self._exists():
+            return None
         from mlflow.exceptions import MlflowException
 
         try:
@@ -203,6 +206,10 @@ class Registry:
         """
         if self.find(model, CHAMPION) is not None:
             self._client().delete_registered_model_alias(model, CHAMPION)
+
+    def _exists(self) -> bool:
+        """Whether there is a database at all; asking MLflow would make one, which takes seconds."""
+        return not self.uri.startswith(_SQLITE) or Path(self.uri.removeprefix(_SQLITE)).exists()
 
     def _client(self) -> "MlflowClient":
         from mlflow import MlflowClient

@@ -18,9 +18,9 @@ MODELS = ("readmission", "retinopathy", "sepsis")
             "list",
             [
                 *(f"{model}/validation_report" for model in MODELS),
-                *(f"{model}_repair_when_due" for model in MODELS),
+                *(f"{model}_watch" for model in MODELS),
                 "every_limit_is_met",
-                "sepsis_silent_run_when_month_arrived",
+                "home_watch",
             ],
         ),
     ],

@@ -33,6 +33,7 @@ from clinical_assets.demo import daemon
 from clinical_assets.governance.pseudonyms import KEY_BYTES
 from clinical_assets.lifecycle.automation import IN_FLIGHT, RETRAINING
 from clinical_assets.lifecycle.launch import TRIGGER
+from clinical_assets.lifecycle.model_watch import watch_name
 from clinical_assets.protocol import ModelProtocol, Repair, month_after, read_protocol
 from clinical_assets.replay import Replay
 from clinical_assets.resources.home import PROJECT, Home
@@ -251,7 +252,8 @@ def through_the_drift(replay: Replay, interruptions: tuple[Interruption, ...], r
         replay._month(month)
     plans = instance.fetch_materializations(dg.AssetKey([MODEL, "repair_plan"]), limit=1).records
     wait_until(
-        lambda: replay._sensor_cursor().get("storage_id", 0) >= plans[0].storage_id, "a look at every stable month"
+        lambda: replay._seen_by_sensor().reports.get("repair_plan", 0) >= plans[0].storage_id,
+        "a look at every stable month",
     )
     retrainings_before_drift = len(runs_for_drift(instance))
 
@@ -274,7 +276,7 @@ def through_the_drift(replay: Replay, interruptions: tuple[Interruption, ...], r
     wait_until(lambda: release_runs(instance, 2), "a decision on the second version")
     signed_again = registered(replay.registry)
     validated = root / "validated"
-    last = sensor_ticks(instance, f"{MODEL}_repair_when_due")[0].tick_id
+    last = sensor_ticks(instance, watch_name(MODEL))[0].tick_id
     # It takes a while, in which the sensor ticks.
     archive = home.archive_path(protocol)
     validation = clinical("validate", MODEL, "--source", str(archive), "--out", str(validated), "--json")
@@ -333,7 +335,7 @@ def registered(registry: Registry) -> Registered:
 
 
 def newest_skip_reason(instance: dg.DagsterInstance, words: str) -> str | None:
-    reasons = [tick.skip_reason or "" for tick in sensor_ticks(instance, f"{MODEL}_release_when_signed")[:1]]
+    reasons = [tick.skip_reason or "" for tick in sensor_ticks(instance, watch_name(MODEL))[:1]]
     return next((reason for reason in reasons if words in reason), None)
 
 
@@ -368,7 +370,7 @@ def retraining_that_succeeded(instance: dg.DagsterInstance) -> dg.DagsterRun | N
 
 
 def skip_reasons_since(instance: dg.DagsterInstance, tick_id: int | str) -> tuple[str, ...] | None:
-    """What the retraining sensor said in the ticks after one, once enough of them have passed."""
-    ticks = [tick for tick in sensor_ticks(instance, f"{MODEL}_repair_when_due") if int(tick.tick_id) > int(tick_id)]
+    """What the model's sensor said in the ticks after one, once enough of them have passed."""
+    ticks = [tick for tick in sensor_ticks(instance, watch_name(MODEL)) if int(tick.tick_id) > int(tick_id)]
     reasons = tuple(tick.skip_reason or str(tick.run_ids) for tick in ticks if tick.status is not TickStatus.STARTED)
     return reasons if len(reasons) >= TICKS_TO_LET_PASS else None

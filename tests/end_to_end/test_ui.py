@@ -24,6 +24,7 @@ CHAIN = {
         "sign_off",
         "release",
         "predictions",
+        "scored_history",
         "profile",
         "drift_report",
         "performance_report",

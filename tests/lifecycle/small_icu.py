@@ -14,7 +14,11 @@ from small_platform import ROLES, SmallPlatform
 from clinical_assets.archives import simulated_icu
 from clinical_assets.archives.physionet2019 import COLUMNS, admission_times
 from clinical_assets.lifecycle import candidate, development
-from clinical_assets.lifecycle.automation import WaitingCandidate, silent_run_when_month_arrived, waiting_candidate
+from clinical_assets.lifecycle.automation import WaitingCandidate, waiting_candidate
+from clinical_assets.lifecycle.champion_move import Platform
+from clinical_assets.lifecycle.model_facts import read_facts
+from clinical_assets.lifecycle.questions.answer import Answer
+from clinical_assets.lifecycle.questions.silent_month_due import silent_month_due
 from clinical_assets.lifecycle.release import ReleaseError, release
 from clinical_assets.protocol import ModelProtocol, ModelVersion, read_protocol
 from clinical_assets.resources.home import Home
@@ -74,7 +78,7 @@ class Report:
     rows: pl.DataFrame
     silent: pl.DataFrame
     waiting: WaitingCandidate
-    asked: dg.RunRequest | dg.SkipReason
+    asked: Answer
     refused: str
 
 
@@ -86,7 +90,7 @@ class SilentMonth:
     instance: dg.DagsterInstance
     version: ModelVersion
     trained: Report
-    arrived: tuple[dg.RunRequest | dg.SkipReason, ...]
+    arrived: tuple[Answer, ...]
     seen: Report
 
 
@@ -113,11 +117,10 @@ def run_a_silent_month(home: Home) -> SilentMonth:
     return SilentMonth(platform, instance, version, trained, arrived, seen)
 
 
-def ask(platform: SmallPlatform, instance: dg.DagsterInstance) -> dg.RunRequest | dg.SkipReason:
-    """What the sensor of silent months asks for at this moment."""
-    answer = silent_run_when_month_arrived(platform.protocol)(dg.build_sensor_context(instance=instance))
-    assert isinstance(answer, dg.RunRequest | dg.SkipReason)
-    return answer
+def ask(platform: SmallPlatform, instance: dg.DagsterInstance) -> Answer:
+    """Whether a silent month is due at this moment."""
+    at = Platform(platform.home, platform.lake, platform.registry, instance)
+    return silent_month_due(read_facts(at, platform.protocol, {}))
 
 
 def report_on(platform: SmallPlatform, instance: dg.DagsterInstance, version: ModelVersion) -> Report:

@@ -1,19 +1,21 @@
 """An alias moved past the platform: found, told once, and never scored with."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import dagster as dg
 import pytest
 from small_platform import MODEL, MONTHS, ROLES, Developed, small_protocol
 
 from clinical_assets.governance.ledger import LedgerError, LedgerKind
-from clinical_assets.lifecycle.alias_check import alias_checks, alias_sensor
-from clinical_assets.lifecycle.champion_move import Platform
-from clinical_assets.lifecycle.release_act import release_version
+from clinical_assets.lifecycle.alias_check import alias_checks, look_at_champion
+from clinical_assets.lifecycle.champion_move import Platform, intent_path, move_champion
+from clinical_assets.lifecycle.champion_upkeep import upkeep_job
+from clinical_assets.lifecycle.model_facts import read_facts
+from clinical_assets.lifecycle.questions.floor_broken import floor_broken
+from clinical_assets.lifecycle.release_act import prepare_release, release_version
 from clinical_assets.lifecycle.rollback import roll_back
-from clinical_assets.lifecycle.rollback_guard import guard_sensor, guard_sensors
-from clinical_assets.protocol import RollbackGuard
-from clinical_assets.resources.ledger import LEDGER_TABLE, read_ledger, verified_champion
+from clinical_assets.resources.ledger import LEDGER_TABLE, exclusive, read_ledger, verified_champion
 from clinical_assets.resources.registry import CHAMPION
 
 
@@ -31,11 +33,11 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 
 def look(at: Developed, instance: dg.DagsterInstance, cursor: str | None = None) -> tuple[str, str]:
-    """One tick of the sensor: what it says, and its cursor."""
-    context = dg.build_sensor_context(instance=instance, cursor=cursor, resources=at.platform.resources)
-    result = alias_sensor(at.platform.protocol)(context)
-    assert isinstance(result, dg.SkipReason)
-    return result.skip_message or "", context.cursor or ""
+    """One look: what it says, and the mismatch that people were told of."""
+    platform = at.platform
+    look_at = Platform(platform.home, platform.lake, platform.registry, instance)
+    found = look_at_champion(look_at, platform.protocol, cursor or "", datetime.now(UTC))
+    return found.reason, found.told
 
 
 def check(at: Developed) -> dg.AssetCheckResult:
@@ -155,23 +157,44 @@ def test_the_guard_rolls_back_by_itself_and_the_ledger_says_guard(
     )
     lake.write_month(table, MONTHS[4], fallen, author="a test", message="a bad month")
     instance.report_runless_asset_event(dg.AssetMaterialization(dg.AssetKey([MODEL, "performance_report"])))
-    sensor = guard_sensor(protocol, RollbackGuard(metric="auroc", at_least=0.6))
+    guarded = small_protocol(rollback_guard={"metric": "auroc", "at_least": 0.6})
     try:
-        context = dg.build_sensor_context(instance=instance, resources=platform.resources)
-        said = sensor(context)
+        answer = floor_broken(read_facts(at, guarded, {}))
+        assert answer.request is not None
+        upkeep_job(guarded).execute_in_process(instance=instance, resources=platform.resources)
+        again = floor_broken(read_facts(at, guarded, {}))
     finally:
         lake.write_month(table, MONTHS[4], kept.filter(month=MONTHS[4]), author="a test", message="restored")
     last = read_ledger(lake, MODEL)[-1]
     assert (last.kind, last.version, last.actor) == (LedgerKind.GUARD, 1, "automation")
     assert "wholly under the floor of 0.6" in last.reason
     assert platform.registry.champion(MODEL) == candidate.champion
-    assert isinstance(said, dg.SkipReason)
-    again = sensor(dg.build_sensor_context(instance=instance, cursor=context.cursor, resources=platform.resources))
-    assert isinstance(again, dg.SkipReason)
-    assert again.skip_message == "no performance report of readmission since the last look"
+    assert answer.request.job == "readmission_champion_upkeep"
+    assert answer.request.key.startswith("readmission|guard|")
+    assert again.request is None, "the report is about the version that is live no longer"
 
 
-def test_a_protocol_without_a_guard_has_no_guard() -> None:
-    assert guard_sensors(small_protocol()) == []
-    guarded = small_protocol(rollback_guard={"metric": "auroc", "at_least": 0.55})
-    assert [sensor.name for sensor in guard_sensors(guarded)] == ["readmission_rollback_guard"]
+def test_a_protocol_without_a_guard_has_no_guard(candidate: Developed, instance: dg.DagsterInstance) -> None:
+    platform = candidate.platform
+    at = Platform(platform.home, platform.lake, platform.registry, instance)
+    answer = floor_broken(read_facts(at, small_protocol(), {}))
+    assert (answer.request, answer.reason) == (None, "the protocol of readmission has no floor")
+
+
+def test_an_act_that_was_interrupted_is_finished_in_a_run_and_one_at_work_is_left_alone(
+    candidate: Developed, instance: dg.DagsterInstance
+) -> None:
+    platform, protocol = candidate.platform, candidate.platform.protocol
+    at = Platform(platform.home, platform.lake, platform.registry, instance)
+    for role in ROLES:
+        platform.sign(candidate.candidate, role)
+    entry = prepare_release(at, protocol, candidate.candidate, "a-run")
+    next(move_champion(at, entry))
+    with exclusive(platform.home, MODEL):
+        assert look_at_champion(at, protocol, "", datetime.now(UTC)).request is None
+    request = look_at_champion(at, protocol, "", datetime.now(UTC)).request
+    assert request is not None
+    assert request.job == "readmission_champion_upkeep"
+    upkeep_job(protocol).execute_in_process(instance=instance, resources=platform.resources)
+    assert not intent_path(platform.home, MODEL).exists()
+    assert look_at_champion(at, protocol, "", datetime.now(UTC)).request is None

@@ -1,54 +1,38 @@
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
-from typing import Any
 
-import dagster as dg
 import pytest
-from small_platform import MODEL, small_protocol
-from troubled_home import TroubledHome
+from small_platform import small_protocol
+from watched_model import WatchedModel
 
 from clinical_assets.archives.calendar import LAST_MONTH
 from clinical_assets.governance.incidents import Cause, Incident
-from clinical_assets.lifecycle.breaches import GRACE_DAYS, breach_of_lateness, incident_when_breached
-from clinical_assets.lifecycle.incidents import read_incidents
+from clinical_assets.lifecycle.questions.breaches import GRACE_DAYS, breach_of_lateness
 
 PROTOCOL = small_protocol()
 HARM = PROTOCOL.monitoring.tolerated_loss + 0.01
 MAY, JUNE, JULY = (date(2024, month, 1) for month in (5, 6, 7))
 
 
-class Ward:
-    """A home and the records of its reports, as the sensor sees them."""
-
-    def __init__(self, root: Path) -> None:
-        self.troubled = TroubledHome.at(root)
-        self.instance = dg.DagsterInstance.ephemeral()
-        self.sensor = incident_when_breached(PROTOCOL)
-        self.cursor: str | None = None
-
-    def report(self, asset: str, month: str, **metadata: Any) -> None:
-        key = dg.AssetKey([MODEL, asset])
-        self.instance.report_runless_asset_event(dg.AssetMaterialization(key, partition=month, metadata=metadata))
+class Ward(WatchedModel):
+    """A home and the records of its reports."""
 
     def drift(self, month: str, verdict: str = "population_shift", severity: float | str = HARM) -> None:
         told = {"drift/verdict": verdict, "drift/reason": "age_band moved", "severity": severity}
-        self.report("drift_report", month, **told)
+        self.materialised("drift_report", month, **told)
 
     def performance(self, month: str, fallen: str) -> None:
-        self.report("performance_report", month, sensitivity_has_fallen_in=fallen)
+        self.materialised("performance_report", month, sensitivity_has_fallen_in=fallen)
 
     def tick(self) -> list[Incident]:
-        context = dg.build_sensor_context(instance=self.instance, cursor=self.cursor, resources=self.troubled.resources)
-        result = self.sensor(context)
-        assert isinstance(result, dg.SkipReason)
-        self.cursor = context.cursor
-        return read_incidents(self.troubled.lake, self.troubled.home)
+        self.ask()
+        return self.incidents()
 
 
 @pytest.fixture
 def ward(tmp_path: Path) -> Iterator[Ward]:
-    ward = Ward(tmp_path)
+    ward = Ward(tmp_path, PROTOCOL)
     yield ward
     ward.instance.dispose()
 

@@ -14,12 +14,13 @@ FLOWING = (
     "features",
     "data_quality",
     "predictions",
+    "scored_history",
     "profile",
     "estimated_performance",
     "drift_report",
     "repair_plan",
 )
-SCORED = ("profile", "estimated_performance", "drift_report", "repair_plan")
+SCORED = ("scored_history", "profile", "estimated_performance", "drift_report", "repair_plan")
 MONTHLY = ("identified_feed", "dataset", *FLOWING, "performance_report")
 DEVELOPMENT = ("protocol", "training_set", "trained_model", "evaluation", "silent_run", "validation_report", "sign_off")
 

@@ -7,7 +7,10 @@ import pytest
 from small_platform import MODEL, MONTHS, Developed, small_protocol
 
 from clinical_assets.lifecycle.development import evaluation, trained_model, training_set, validation_report
-from clinical_assets.lifecycle.monitoring import performance_report, profile
+from clinical_assets.lifecycle.monitoring import profile
+from clinical_assets.lifecycle.month_report import performance_table
+from clinical_assets.lifecycle.release_reference import release_reference
+from clinical_assets.lifecycle.scored_history import scored_through
 from clinical_assets.protocol import ProtocolError
 from clinical_assets.resources.home import hash_file
 from clinical_assets.resources.registry import CHALLENGER
@@ -160,30 +163,13 @@ def test_a_whole_month_was_scored_profiled_compared_and_measured(developed: Deve
     assert lake.read(f"{MODEL}.profile", month=month).filter(pl.col("column") == "risk").height == 1
 
 
-def performance_of(developed: Developed, features: pl.DataFrame) -> pl.DataFrame:
-    """The performance report of a month's rows, all scored 0.1."""
-    platform = developed.platform
-    scored = features.select(
-        *("encounter_id", "patient_id", "month", "discharged_at", "data_origin"),
-        risk=pl.lit(0.1),
-        alerted=pl.lit(False),
-        threshold=pl.lit(0.5),
-        model_version=pl.lit(1, pl.Int32),
-    )
-    nothing = pl.DataFrame(schema={"metric": pl.String, "subgroup": pl.String, "value": pl.Float64})
-    estimated = nothing.with_columns(pl.lit(None, pl.Float64).alias(x) for x in ("low", "high")).with_columns(
-        n=pl.lit(0), invalid_because=pl.lit(None, pl.String)
-    )
-    result = performance_report(
-        protocol=platform.protocol,
-        features=features,
-        predictions=scored,
-        estimated_performance=estimated,
-        lake=platform.resources["lake"],
-        registry=platform.resources["registry"],
-    )
-    assert isinstance(result, dg.MaterializeResult)
-    return result.value
+def performance_of(developed: Developed, known_on: date) -> pl.DataFrame:
+    """The performance report of a month whose outcomes are all known on a day, on the last day of May."""
+    platform, month = developed.platform, MONTHS[4]
+    history = scored_through(platform.lake, platform.protocol, 1, month).with_columns(outcome_known_on=known_on)
+    estimated = platform.lake.read(f"{MODEL}.estimated_performance", month=month)
+    reference = release_reference(platform.lake, developed.champion, platform.protocol, "a test")
+    return performance_table(history, estimated, reference.baseline, platform.protocol, month, date(2024, 5, 31))
 
 
 def test_of_the_newest_month_only_what_can_be_known_is_counted(developed: Developed) -> None:
@@ -197,17 +183,17 @@ def test_of_the_newest_month_only_what_can_be_known_is_counted(developed: Develo
 
 
 def test_a_month_of_which_nothing_can_be_known_is_not_ripe_and_has_no_figures(developed: Developed) -> None:
-    features = developed.platform.lake.read(f"{MODEL}.features", month=MONTHS[4])
-    rows = performance_of(developed, features.with_columns(outcome_known_on=date(2024, 6, 1)))
+    rows = performance_of(developed, date(2024, 6, 1))
     assert rows["status"].unique().to_list() == ["not_ripe"]
     assert rows["value"].null_count() == rows.height
 
 
-def test_a_month_ripens_when_later_months_have_come(developed: Developed) -> None:
-    features = developed.platform.lake.read(f"{MODEL}.features", month=MONTHS[2])
-    rows = performance_of(developed, features)
+def test_a_month_is_measured_whole_once_every_outcome_is_known(developed: Developed) -> None:
+    rows = performance_of(developed, date(2024, 5, 31))
     assert rows["status"].unique().to_list() == ["ripe"]
-    assert rows.filter(metric="auroc", subgroup="overall")["n"].to_list() == [features.height]
+    whole = developed.platform.lake.read(f"{MODEL}.features", month=MONTHS[4]).height
+    assert rows.filter(metric="auroc", subgroup="overall")["n"].to_list() == [whole]
+    assert rows.filter(metric="event_auroc", subgroup="overall")["value_so_far"].null_count() == 0
 
 
 def test_a_profile_of_four_rows_counts_four_and_shows_no_identifier(developed: Developed) -> None:

@@ -7,7 +7,8 @@ import pytest
 from dagster_shared.error import SerializableErrorInfo
 
 from clinical_assets.lifecycle.automation import MODEL
-from clinical_assets.lifecycle.incidents import EVENT_TABLE, INCIDENT_TABLE, describe_error, incident_on_failure
+from clinical_assets.lifecycle.home_watch import Seen, home_watch
+from clinical_assets.lifecycle.incidents import EVENT_TABLE, INCIDENT_TABLE, describe_error
 from clinical_assets.resources.lake import LakeError
 from clinical_assets.resources.lake_io_manager import LakeResource
 from clinical_assets.resources.platform import HomeResource
@@ -37,15 +38,10 @@ def fail_with(error: Exception, home: HomeResource, tags: dict[str, str] | None 
 
     with dg.DagsterInstance.ephemeral() as instance:
         result = month.execute_in_process(instance=instance, raise_on_error=False, tags=tags)
-        event = next(e for e in result.all_events if e.event_type is dg.DagsterEventType.RUN_FAILURE)
-        context = dg.build_run_status_sensor_context(
-            sensor_name="incident_on_failure",
-            dagster_event=event,
-            dagster_instance=instance,
-            dagster_run=result.dagster_run,
-            resources={"home": home, "lake": lake_of(home)},
+        seen = Seen(events=0).written()
+        home_watch(
+            dg.build_sensor_context(instance=instance, cursor=seen, resources={"home": home, "lake": lake_of(home)})
         )
-        incident_on_failure(context.for_run_failure())
     lake = lake_of(home).open()
     [name] = lake.read(EVENT_TABLE, where={"run_id": result.run_id})["incident_id"]
     [row] = lake.read(INCIDENT_TABLE, where={"incident_id": name}).to_dicts()

@@ -1,44 +1,28 @@
-import json
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import pytest
 from small_platform import MODEL, small_protocol
+from watched_model import WatchedModel
 
-from clinical_assets.governance.signatures import Decision, Signature, Statement, store
-from clinical_assets.lifecycle.automation import (
-    MONTH,
-    PLANS_PER_TICK,
-    RETRAINING,
-    TRIGGER,
-    repair_when_due,
-)
+from clinical_assets.lifecycle.automation import MONTH, RETRAINING, TRIGGER
 from clinical_assets.lifecycle.conditions import REPAIR
-from clinical_assets.resources.lake_io_manager import LakeResource
-from clinical_assets.resources.platform import HomeResource
+from clinical_assets.lifecycle.model_facts import REPORTS_PER_LOOK
+from clinical_assets.lifecycle.model_watch import Seen
+from clinical_assets.lifecycle.questions.repair_due import repair_due
 
 RETRAIN, NONE, FIX = "retrain", "none", "fix_data"
-SENSOR = repair_when_due(small_protocol())
-SILENT_SENSOR = repair_when_due(small_protocol(silent_months=1))
 
 
-class Hospital:
-    """The records of one model, as its sensor sees them."""
-
-    def __init__(self, root: Path) -> None:
-        self.instance = dg.DagsterInstance.ephemeral()
-        self.home = HomeResource(root=str(root), raw=str(root))
-        self.lake = LakeResource(catalogue=str(root / "lake.sqlite"), data=str(root / "lake"))
-        self.sensor = SENSOR
-        self.cursor: str | None = None
+class Hospital(WatchedModel):
+    """The records of one model's repairs."""
 
     def plan(self, month: str, repair: str = RETRAIN, champion: int = 1, columns: str = "age_band") -> None:
-        self._materialised(
+        self.materialised(
             "repair_plan",
             month,
-            {
+            **{
                 "repair/repair": repair,
                 "repair/reason": f"discrimination fell in {month}",
                 "repair/champion_version": champion,
@@ -46,71 +30,35 @@ class Hospital:
             },
         )
 
-    def candidate(self, version: int, *, silent_months_left: int, may_pass: bool = True) -> None:
-        metadata = {
-            **{"version": version, "report_sha256": "4" * 64, "silent_months_left": silent_months_left},
-            **{"may_pass": may_pass, "features_through": "2024-06-01"},
-        }
-        self._materialised("validation_report", None, metadata)
-
-    def sign(self, version: int, decision: Decision) -> None:
-        signed_at = "2026-01-01T00:00:00+00:00"
-        statement = Statement(MODEL, version, "", "", "", decision, "", "mlops", "dr-mlops", signed_at)
-        store(Signature(statement, ""), self.home.open().sign_offs)
-
-    def release(self, version: int) -> None:
-        self._materialised("release", None, {"version": version})
-
     def retraining(self, status: dg.DagsterRunStatus, month: str | None = None) -> dg.DagsterRun:
         """A retraining, as a repair where there is a month, else by the calendar."""
         trigger = {TRIGGER: "repair", MONTH: f"{month}-01"} if month else {TRIGGER: "calendar"}
         run = dg.DagsterRun(job_name=f"{MODEL}_retraining", status=status, tags={RETRAINING: MODEL, **trigger})
         return self.instance.add_run(run)
 
-    def tick(self) -> dg.SensorResult | dg.SkipReason:
-        """One look of the sensor, which keeps its cursor."""
-        context = dg.build_sensor_context(
-            instance=self.instance, cursor=self.cursor, resources={"home": self.home, "lake": self.lake}
-        )
-        result = self.sensor(context)
-        assert isinstance(result, dg.SensorResult | dg.SkipReason)
-        if isinstance(result, dg.SensorResult):
-            self.cursor = result.cursor
-        return result
-
-    def asked(self) -> list[dg.RunRequest]:
+    def retrainings(self) -> list[dg.RunRequest]:
         """The retrainings that one look asks for."""
-        result = self.tick()
-        return list(result.run_requests or ()) if isinstance(result, dg.SensorResult) else []
+        return [request for request in self.ask().requests if request.job_name == f"{MODEL}_retraining"]
 
     def skipped(self) -> str:
         """Why one look asks for nothing."""
-        result = self.tick()
-        reason = result if isinstance(result, dg.SkipReason) else result.skip_reason
-        assert isinstance(reason, dg.SkipReason)
-        return reason.skip_message or ""
+        answer = self.asked(repair_due, "retraining")
+        assert isinstance(answer, str)
+        return answer
+
+    def seen(self) -> int:
+        """The newest repair plan that was looked at."""
+        return Seen.read(self.cursor).reports["repair_plan"]
 
     def pending(self) -> list[str]:
-        return [notice["month"] for notice in json.loads(self.cursor or "{}").get("pending", [])]
-
-    def incidents(self) -> list[dict[str, Any]]:
-        return self.lake.open().read("governance.incident").to_dicts()
-
-    def _materialised(self, asset: str, partition: str | None, metadata: dict[str, Any]) -> None:
-        key = dg.AssetKey([MODEL, asset])
-        self.instance.report_runless_asset_event(dg.AssetMaterialization(key, partition=partition, metadata=metadata))
+        return [notice.month.isoformat() for notice in Seen.read(self.cursor).pending]
 
 
 @pytest.fixture
 def hospital(tmp_path: Path) -> Hospital:
-    hospital = Hospital(tmp_path)
-    hospital.release(1)
+    hospital = Hospital(tmp_path, small_protocol())
+    hospital.released(1)
     return hospital
-
-
-def test_the_sensor_runs_by_default_and_looks_every_few_seconds() -> None:
-    assert SENSOR.default_status is dg.DefaultSensorStatus.RUNNING
-    assert (SENSOR.minimum_interval_seconds or 0) <= 10
 
 
 def test_without_a_report_nothing_is_asked_for(hospital: Hospital) -> None:
@@ -119,7 +67,7 @@ def test_without_a_report_nothing_is_asked_for(hospital: Hospital) -> None:
 
 def test_a_shift_asks_for_one_retraining_that_says_why(hospital: Hospital) -> None:
     hospital.plan("2024-06")
-    [request] = hospital.asked()
+    [request] = hospital.retrainings()
     assert request.run_key == "readmission|2024-06|v1"
     assert request.tags[TRIGGER] == "repair"
     assert request.tags[REPAIR] == RETRAIN
@@ -139,51 +87,51 @@ def test_every_new_report_is_seen_and_not_the_newest_alone(hospital: Hospital) -
     hospital.plan("2024-06")
     hospital.plan("2024-07", NONE)
     hospital.plan("2024-08", FIX)
-    [request] = hospital.asked()
+    [request] = hospital.retrainings()
     assert request.run_key == "readmission|2024-06|v1"
     assert request.tags["clinical/reason"].startswith("2024-07 none: ")
 
 
 def test_more_reports_than_one_look_takes_are_stepped_through(hospital: Hospital) -> None:
     hospital.plan("2024-06")
-    for _ in range(PLANS_PER_TICK + 5):
+    for _ in range(REPORTS_PER_LOOK + 5):
         hospital.plan("2024-05", NONE)
-    assert len(hospital.asked()) == 1
-    first = json.loads(hospital.cursor or "{}")["storage_id"]
-    hospital.tick()
-    assert json.loads(hospital.cursor or "{}")["storage_id"] > first
+    assert len(hospital.retrainings()) == 1
+    first = hospital.seen()
+    hospital.ask()
+    assert hospital.seen() > first
     hospital.retraining(dg.DagsterRunStatus.SUCCESS, "2024-06")
-    hospital.tick()
-    assert isinstance(hospital.tick(), dg.SkipReason)
+    hospital.ask()
+    assert hospital.skipped() == f"no repair plan of {MODEL} since the last look"
 
 
 def test_several_shifted_months_ask_for_one_retraining_for_the_newest(hospital: Hospital) -> None:
     for month in ("2024-06", "2024-07", "2024-08"):
         hospital.plan(month)
-    assert [request.run_key for request in hospital.asked()] == ["readmission|2024-08|v1"]
+    assert [request.run_key for request in hospital.retrainings()] == ["readmission|2024-08|v1"]
 
 
 def test_a_month_reported_twice_counts_once_and_its_last_verdict_holds(hospital: Hospital) -> None:
     hospital.plan("2024-06")
     hospital.plan("2024-06", NONE)
-    assert hospital.asked() == []
+    assert hospital.retrainings() == []
     hospital.plan("2024-06")
     hospital.plan("2024-06")
-    assert len(hospital.asked()) == 1
+    assert len(hospital.retrainings()) == 1
 
 
 def test_asking_again_before_the_run_has_started_makes_no_second_run(hospital: Hospital) -> None:
     """The run key is the same, and Dagster starts one run a key."""
     hospital.plan("2024-06")
-    keys = {request.run_key for _ in range(3) for request in hospital.asked()}
+    keys = {request.run_key for _ in range(3) for request in hospital.retrainings()}
     assert keys == {"readmission|2024-06|v1"}
 
 
 def test_a_cursor_that_is_lost_makes_no_second_run_key(hospital: Hospital) -> None:
     hospital.plan("2024-06")
-    before = [request.run_key for request in hospital.asked()]
+    before = [request.run_key for request in hospital.retrainings()]
     hospital.cursor = None
-    assert [request.run_key for request in hospital.asked()] == before
+    assert [request.run_key for request in hospital.retrainings()] == before
 
 
 @pytest.mark.parametrize("status", [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTED])
@@ -205,17 +153,17 @@ def test_a_notice_in_the_cool_down_stays_pending_and_is_met_when_it_is_over(hosp
     )
     assert hospital.pending() == ["2024-06-01"]
     hospital.plan("2024-07", NONE)
-    assert hospital.asked() == []
+    assert hospital.retrainings() == []
     assert hospital.pending() == ["2024-06-01"]
     hospital.plan("2024-08", NONE)
-    assert [request.run_key for request in hospital.asked()] == ["readmission|2024-06|v1"]
+    assert [request.run_key for request in hospital.retrainings()] == ["readmission|2024-06|v1"]
 
 
 @pytest.fixture
 def silent(hospital: Hospital) -> Hospital:
     """A hospital whose protocol asks for a silent month, with a candidate that has not run it yet."""
-    hospital.sensor = SILENT_SENSOR
-    hospital.candidate(2, silent_months_left=1)
+    hospital.protocol = small_protocol(silent_months=1)
+    hospital.reported(2, left=1)
     hospital.plan("2024-06")
     return hospital
 
@@ -223,42 +171,42 @@ def silent(hospital: Hospital) -> Hospital:
 def test_while_a_candidate_runs_in_silence_or_awaits_its_signatures_no_other_is_trained(silent: Hospital) -> None:
     waits = "1 repairs wait: version 2 runs in silence or awaits its signatures"
     assert silent.skipped() == waits
-    silent.candidate(2, silent_months_left=0)
+    silent.reported(2)
     assert silent.skipped() == waits
     assert silent.pending() == ["2024-06-01"]
 
 
 def test_once_it_is_rejected_the_notice_that_waited_is_met(silent: Hospital) -> None:
-    assert silent.asked() == []
-    silent.sign(2, "reject")
-    assert [request.run_key for request in silent.asked()] == ["readmission|2024-06|v1"]
+    assert silent.retrainings() == []
+    silent.sign("mlops", 2, "reject")
+    assert [request.run_key for request in silent.retrainings()] == ["readmission|2024-06|v1"]
 
 
 def test_once_it_is_released_the_notice_that_waited_is_about_the_version_before(silent: Hospital) -> None:
-    assert silent.asked() == []
-    silent.release(2)
+    assert silent.retrainings() == []
+    silent.released(2)
     assert silent.skipped().endswith("was about version 1; version 2 has been released since")
 
 
 def test_a_candidate_that_cannot_pass_is_not_waited_for(silent: Hospital) -> None:
-    silent.candidate(2, silent_months_left=1, may_pass=False)
-    assert len(silent.asked()) == 1
+    silent.reported(2, left=1, may_pass=False)
+    assert len(silent.retrainings()) == 1
 
 
 def test_where_no_silent_month_is_asked_for_a_candidate_is_not_waited_for(silent: Hospital) -> None:
-    silent.sensor = SENSOR
-    assert len(silent.asked()) == 1
+    silent.protocol = small_protocol()
+    assert len(silent.retrainings()) == 1
 
 
 def test_a_retraining_by_the_calendar_starts_no_cool_down(hospital: Hospital) -> None:
     hospital.retraining(dg.DagsterRunStatus.SUCCESS)
     hospital.plan("2024-06")
-    assert len(hospital.asked()) == 1
+    assert len(hospital.retrainings()) == 1
 
 
 def test_a_retraining_that_ended_is_not_asked_for_again(hospital: Hospital) -> None:
     hospital.plan("2024-06")
-    assert len(hospital.asked()) == 1
+    assert len(hospital.retrainings()) == 1
     hospital.retraining(dg.DagsterRunStatus.SUCCESS, "2024-06")
     assert hospital.skipped() == "2024-06 retrain was done, for 2024-06"
     assert hospital.pending() == []
@@ -267,20 +215,20 @@ def test_a_retraining_that_ended_is_not_asked_for_again(hospital: Hospital) -> N
 
 def test_a_shift_from_the_version_before_the_release_is_dropped(hospital: Hospital) -> None:
     hospital.plan("2024-06", champion=1)
-    hospital.release(2)
+    hospital.released(2)
     assert hospital.skipped().endswith("was about version 1; version 2 has been released since")
     assert hospital.pending() == []
 
 
 def test_a_retraining_that_failed_is_tried_once_more_under_its_own_key(hospital: Hospital) -> None:
     hospital.plan("2024-06")
-    keys = [request.run_key for request in hospital.asked()]
+    keys = [request.run_key for request in hospital.retrainings()]
     hospital.retraining(dg.DagsterRunStatus.FAILURE, "2024-06")
-    keys += [request.run_key for request in hospital.asked()]
+    keys += [request.run_key for request in hospital.retrainings()]
     hospital.retraining(dg.DagsterRunStatus.CANCELED, "2024-06")
     assert hospital.skipped() == "2024-06: 2 repairs failed; see the incidents"
     assert keys == ["readmission|2024-06|v1", "readmission|2024-06|v1|retry 1"]
-    assert isinstance(hospital.tick(), dg.SkipReason)
+    assert hospital.retrainings() == []
 
 
 def test_the_runs_of_another_model_do_not_count(hospital: Hospital) -> None:
@@ -289,17 +237,17 @@ def test_the_runs_of_another_model_do_not_count(hospital: Hospital) -> None:
         dg.DagsterRun(job_name="sepsis_retraining", status=dg.DagsterRunStatus.STARTED, tags=other)
     )
     hospital.plan("2024-06")
-    assert len(hospital.asked()) == 1
+    assert len(hospital.retrainings()) == 1
 
 
 def test_faulty_data_open_one_incident_that_names_the_column_and_never_a_retraining(hospital: Hospital) -> None:
     hospital.plan("2024-06", FIX, columns="urea_nitrogen_mg_dl")
     hospital.plan("2024-07", FIX, columns="urea_nitrogen_mg_dl")
-    assert hospital.asked() == []
+    assert hospital.retrainings() == []
     [incident] = hospital.incidents()
-    assert incident["cause"] == FIX
-    assert incident["error"] == "discrimination fell in 2024-06"
-    assert (incident["observations"], incident["last_month"]) == (2, date(2024, 7, 1))
+    assert incident.cause == FIX
+    assert incident.error == "discrimination fell in 2024-06"
+    assert (incident.observations, incident.last_month) == (2, date(2024, 7, 1))
     hospital.plan("2024-08", FIX, columns="lactate_mmol_l")
-    assert hospital.asked() == []
+    assert hospital.retrainings() == []
     assert len(hospital.incidents()) == 2

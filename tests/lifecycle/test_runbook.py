@@ -7,7 +7,8 @@ from troubled_home import MODEL, TroubledHome
 
 from clinical_assets.defs.runbook import runbook
 from clinical_assets.governance.incidents import Cause, Event, Incident, IncidentError
-from clinical_assets.lifecycle.runbook import STEPS, notices_are_delivered, runbook_when_incident_changed
+from clinical_assets.lifecycle.home_watch import home_watch
+from clinical_assets.lifecycle.runbook import STEPS
 from clinical_assets.resources.outbox import pending_notices
 
 
@@ -18,15 +19,16 @@ class Runbook:
         self.troubled = TroubledHome.at(root)
         self.instance = dg.DagsterInstance.ephemeral()
         self.incident: Incident = self.troubled.breach(cause=cause)
+        self.cursor: str | None = None
+        self.said: dg.SkipReason | None = None
         self.definitions = dg.Definitions.merge(runbook(), dg.Definitions(resources=self.troubled.resources))
 
     def tick(self) -> list[str]:
         """Let the sensor look, and run what it asks for; the steps that were asked for."""
-        context = dg.build_sensor_context(instance=self.instance, resources=self.troubled.resources)
-        result = runbook_when_incident_changed(context)
-        if isinstance(result, dg.SkipReason):
-            return []
+        context = dg.build_sensor_context(instance=self.instance, cursor=self.cursor, resources=self.troubled.resources)
+        result = home_watch(context)
         assert isinstance(result, dg.SensorResult)
+        self.cursor, self.said = result.cursor, result.skip_reason
         for request in result.dynamic_partitions_requests or ():
             self.instance.add_dynamic_partitions(request.partitions_def_name, list(request.partition_keys))
         asked = []
@@ -115,7 +117,8 @@ def test_a_run_from_before_the_mitigation_validates_nothing(book: Runbook) -> No
 def test_the_sensor_delivers_what_waits_and_a_broken_setting_loses_nothing(book: Runbook) -> None:
     home = book.troubled.home
     home.notifiers.write_text('[webhook.pager]\nurl = "http://127.0.0.1:1/"\n')
-    told = notices_are_delivered(dg.build_sensor_context(resources={"home": book.troubled.resources["home"]}))
-    assert isinstance(told, dg.SkipReason)
-    assert "0 notices delivered, 1 wait" in (told.skip_message or "")
+    assert book.tick() == ["diagnosis"]
+    assert book.tick() == []
+    assert book.said is not None
+    assert "0 notices delivered, 1 wait" in (book.said.skip_message or "")
     assert pending_notices(home.outbox) == [f"{book.incident.incident_id}-0001"]

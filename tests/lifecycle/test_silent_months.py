@@ -4,15 +4,16 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 import pytest
-from small_icu import ICU, ICU_MONTHS, Report, SilentMonth
-from small_platform import MODEL, Developed, definitions_at, small_protocol
+from small_icu import ICU, ICU_MONTHS, Report, SilentMonth, ask
+from small_platform import MODEL, Developed, small_protocol
+from watched_model import WatchedModel
 
 from clinical_assets.evaluation import judge
-from clinical_assets.governance.signatures import Decision, Signature, Statement, store
-from clinical_assets.lifecycle.automation import awaited_candidate, silent_run_when_month_arrived
+from clinical_assets.governance.signatures import Decision
 from clinical_assets.lifecycle.candidate import measure_silent_months, silent_months_left
+from clinical_assets.lifecycle.model_facts import read_facts
+from clinical_assets.lifecycle.questions.silent_month_due import silent_month_due
 from clinical_assets.protocol import SILENT_MONTHS, Finding, Judgement, ModelProtocol
-from clinical_assets.resources.home import Home
 
 SILENT = small_protocol(silent_months=2)
 
@@ -83,30 +84,28 @@ def test_nobody_is_shown_what_a_candidate_says_in_silence(silent_month: SilentMo
 
 def test_a_silent_run_is_asked_for_once_a_month_and_never_after_the_last(silent_month: SilentMonth) -> None:
     before = silent_month.trained.asked
-    assert isinstance(before, dg.SkipReason)
-    assert before.skip_message == "version 1 has 1 silent months to run, and none has arrived since 2025-06"
-    first, second = silent_month.arrived
-    assert isinstance(first, dg.RunRequest)
-    assert isinstance(second, dg.RunRequest)
-    assert first.run_key == second.run_key == f"{ICU}|v1|silent|2025-07"
+    assert before.request is None
+    assert before.reason == "version 1 has 1 silent months to run, and none has arrived since 2025-06"
+    first, second = (answer.request for answer in silent_month.arrived)
+    assert first is not None
+    assert second is not None
+    assert first.key == second.key == f"{ICU}|v1|silent|2025-07"
     assert first.tags["clinical/silent_run"] == "1"
     after = silent_month.seen.asked
-    assert isinstance(after, dg.SkipReason)
-    assert after.skip_message == "version 1 has run its silent months"
+    assert after.request is None
+    assert after.reason == "version 1 has run its silent months"
 
 
 def test_a_released_version_runs_no_silent_month(silent_month: SilentMonth) -> None:
-    sensor = silent_run_when_month_arrived(silent_month.platform.protocol)
-    answer = sensor(dg.build_sensor_context(instance=silent_month.instance))
-    assert isinstance(answer, dg.SkipReason)
-    assert answer.skip_message == "version 1 is the champion"
+    answer = ask(silent_month.platform, silent_month.instance)
+    assert (answer.request, answer.reason) == (None, "version 1 is the champion")
 
 
-def test_a_protocol_without_silent_months_has_no_sensor_for_them() -> None:
-    nowhere = Home(Path("nowhere"), Path("nowhere"))
-    for protocol, expected in ((small_protocol(), False), (SILENT, True)):
-        names = {sensor.name for sensor in definitions_at(nowhere, protocol).sensors or ()}
-        assert (f"{MODEL}_silent_run_when_month_arrived" in names) is expected
+def test_a_protocol_without_silent_months_asks_for_none(candidacy: "Candidacy") -> None:
+    candidacy.reported(1, left=0)
+    candidacy.arrived("2024-06")
+    candidacy.protocol = small_protocol()
+    assert candidacy.run_key() is None
 
 
 def test_months_are_counted_from_the_snapshot_that_a_version_was_trained_on(developed: Developed) -> None:
@@ -132,72 +131,58 @@ def test_as_many_silent_months_must_be_run_as_the_protocol_says_however_few_pati
     assert [item.judgement for item in of_months] == [judgement]
 
 
-class Candidacy:
-    """One candidate with its report, as the sensors see it."""
-
-    def __init__(self, root: Path) -> None:
-        self.instance = dg.DagsterInstance.ephemeral()
-        self.home = Home(root, root)
-
-    def reported(self, *, left: int, may_pass: bool = True) -> None:
-        metadata = {
-            **{"version": 1, "report_sha256": "4" * 64, "silent_months_left": left, "may_pass": may_pass},
-            "features_through": "2024-05-01",
-        }
-        key = dg.AssetKey([MODEL, "validation_report"])
-        self.instance.report_runless_asset_event(dg.AssetMaterialization(key, metadata=metadata))
+class Candidacy(WatchedModel):
+    """One candidate with its report."""
 
     def arrived(self, month: str) -> None:
-        key = dg.AssetKey([MODEL, "features"])
-        self.instance.report_runless_asset_event(dg.AssetMaterialization(key, partition=month))
+        self.materialised("features", month)
 
     def decided(self, decision: Decision) -> None:
-        statement = Statement(MODEL, 1, "", "", "", decision, "", "mlops", "dr-mlops", "2026-01-01T00:00:00+00:00")
-        store(Signature(statement, ""), self.home.sign_offs)
+        self.sign("mlops", 1, decision)
 
     def run_key(self) -> str | None:
-        answer = silent_run_when_month_arrived(SILENT)(dg.build_sensor_context(instance=self.instance))
+        answer = self.asked(silent_month_due, "silent_month")
         return answer.run_key if isinstance(answer, dg.RunRequest) else None
 
     def awaited(self, protocol: ModelProtocol = SILENT) -> int | None:
-        return awaited_candidate(self.instance, self.home, protocol)
+        return read_facts(self.at, protocol, {}).awaited_candidate()
 
 
 @pytest.fixture
 def candidacy(tmp_path: Path) -> Candidacy:
-    return Candidacy(tmp_path)
+    return Candidacy(tmp_path, SILENT)
 
 
 def test_each_month_is_asked_for_under_its_own_key(candidacy: Candidacy) -> None:
     assert candidacy.run_key() is None
-    candidacy.reported(left=2)
+    candidacy.reported(1, left=2)
     candidacy.arrived("2024-05")
     assert candidacy.run_key() is None
     candidacy.arrived("2024-06")
     assert candidacy.run_key() == candidacy.run_key() == f"{MODEL}|v1|silent|2024-06"
     candidacy.arrived("2024-07")
     assert candidacy.run_key() == f"{MODEL}|v1|silent|2024-07"
-    candidacy.reported(left=0)
+    candidacy.reported(1, left=0)
     assert candidacy.run_key() is None
 
 
 @pytest.mark.parametrize("left", [2, 0])
 def test_a_candidate_that_may_pass_is_awaited_until_it_is_decided_on(candidacy: Candidacy, left: int) -> None:
     assert candidacy.awaited() is None
-    candidacy.reported(left=left)
+    candidacy.reported(1, left=left)
     assert candidacy.awaited() == 1
     candidacy.decided("approve")
     assert candidacy.awaited() == 1
 
 
 def test_a_candidate_that_cannot_pass_or_was_rejected_is_not_awaited(candidacy: Candidacy) -> None:
-    candidacy.reported(left=1, may_pass=False)
+    candidacy.reported(1, left=1, may_pass=False)
     assert candidacy.awaited() is None
-    candidacy.reported(left=1)
+    candidacy.reported(1, left=1)
     candidacy.decided("reject")
     assert candidacy.awaited() is None
 
 
 def test_where_a_protocol_asks_for_no_silent_month_no_candidate_is_awaited(candidacy: Candidacy) -> None:
-    candidacy.reported(left=0)
+    candidacy.reported(1, left=0)
     assert candidacy.awaited(small_protocol()) is None

@@ -13,8 +13,8 @@ from small_platform import MODEL, MONTHS, Developed, small_protocol
 
 from clinical_assets.cli import platform as platform_verbs
 from clinical_assets.governance.ledger import FIRST, LedgerEntry, LedgerError, LedgerKind, ledger_table
-from clinical_assets.lifecycle.alias_check import alias_sensor
-from clinical_assets.lifecycle.automation import champion_version, newest_released, repair_when_due, waiting_candidate
+from clinical_assets.lifecycle.alias_check import look_at_champion
+from clinical_assets.lifecycle.automation import champion_version, newest_released, waiting_candidate
 from clinical_assets.lifecycle.champion_move import (
     VERSION_IS_LIVE,
     Platform,
@@ -23,6 +23,9 @@ from clinical_assets.lifecycle.champion_move import (
     recover,
     settle,
 )
+from clinical_assets.lifecycle.champion_upkeep import keep_up
+from clinical_assets.lifecycle.model_facts import NewReports, read_facts
+from clinical_assets.lifecycle.questions.repair_due import repair_due
 from clinical_assets.lifecycle.release_act import release_version
 from clinical_assets.lifecycle.rollback import roll_back
 from clinical_assets.lifecycle.withdrawal import withdraw
@@ -113,12 +116,11 @@ def test_no_repair_of_a_withdrawn_version_is_asked_for(candidate: Developed, twi
         metadata = {f"repair/{name}": said for name, said in plan.items()}
         key, month = dg.AssetKey([MODEL, "repair_plan"]), f"{MONTHS[4]:%Y-%m}"
         instance.report_runless_asset_event(dg.AssetMaterialization(key, partition=month, metadata=metadata))
-        context = dg.build_sensor_context(instance=instance, resources=platform.resources)
-        asked = repair_when_due(platform.protocol)(context)
-        assert isinstance(asked, dg.SensorResult)
-        assert not asked.run_requests
-        assert isinstance(asked.skip_reason, dg.SkipReason)
-        assert "was about version 2; nothing is live now" in (asked.skip_reason.skip_message or "")
+        at = platform_of(platform, instance)
+        plans = NewReports.of(instance, MODEL, "repair_plan", 0).entries
+        asked = repair_due(read_facts(at, platform.protocol, {"repair_plan": plans}))
+        assert asked.request is None
+        assert "was about version 2; nothing is live now" in asked.reason
 
 
 def test_the_sensors_do_not_take_a_withdrawn_version_for_a_new_candidate(withdrawn: Platform) -> None:
@@ -201,12 +203,10 @@ def backdate(at: Platform, days: int) -> list[LedgerEntry]:
 
 
 def look(at: Platform, candidate: Developed, days: int | None) -> str:
-    """One tick of the sensor under a protocol that allows a release so many days."""
+    """One look under a protocol that allows a release so many days, and the run that it asks for, if any."""
     protocol = small_protocol(release_valid_days=days)
-    context = dg.build_sensor_context(instance=at.instance, resources=candidate.platform.resources)
-    said = alias_sensor(protocol)(context)
-    assert isinstance(said, dg.SkipReason)
-    return said.skip_message or ""
+    found = look_at_champion(at, protocol, "", datetime.now(UTC))
+    return keep_up(at, protocol) if found.request else found.reason
 
 
 def test_a_release_whose_days_are_over_is_taken_out_of_service(candidate: Developed, twice_released: Platform) -> None:

@@ -1,10 +1,9 @@
-"""What a model's reports tell of a breach: drift with harm, a group's sensitivity, data that do not arrive.
+"""Is anything breached? Drift with harm, a group's sensitivity that has fallen, data that do not arrive.
 
-Belongs here: the sensor that reads verdicts and opens incidents. Does not belong here: any statistic, and repair plans,
-which the sensor of repairs reads.
+Belongs here: which report tells of a breach. Does not belong here: any statistic, repair plans (repair_due.py), and how
+an incident is opened.
 """
 
-import json
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
 
@@ -13,52 +12,27 @@ from dagster._core.events.log import EventLogEntry
 
 from clinical_assets.archives.calendar import LAST_MONTH
 from clinical_assets.governance.incidents import Breach, Cause
-from clinical_assets.lifecycle.incidents import month_of_run, open_incident
+from clinical_assets.lifecycle.incidents import month_of_run
+from clinical_assets.lifecycle.questions.answer import Answer
+from clinical_assets.lifecycle.questions.facts import ModelFacts
 from clinical_assets.protocol import ModelProtocol, Verdict, month_before
-from clinical_assets.resources.lake_io_manager import LakeResource
-from clinical_assets.resources.platform import HomeResource
 
 SHIFTS = (Verdict.POPULATION_SHIFT, Verdict.CONCEPT_SHIFT)
-EVENTS_PER_TICK = 60
-SENSOR_SECONDS = 15
 GRACE_DAYS = 10
 """A month's data are due when it is over, and late from this day of the next month on."""
 
 
-def incident_when_breached(protocol: ModelProtocol) -> dg.SensorDefinition:
-    """The sensor that steps through every new report of a model and opens an incident for what must not be.
-
-    Its cursor holds, for each report, how far it has looked.
-    """
-    model = protocol.model
-
-    @dg.sensor(
-        name=f"{model}_incident_when_breached",
-        minimum_interval_seconds=SENSOR_SECONDS,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Opens an incident where a report of {model} tells of drift with harm, of a group's sensitivity "
-        "that has fallen, or where no new month has arrived.",
-    )
-    def sensor(context: dg.SensorEvaluationContext, home: HomeResource, lake: LakeResource) -> dg.SkipReason:
-        cursor: dict[str, int] = json.loads(context.cursor or "{}")
-        breaches: list[Breach] = []
-        for asset, tell in (("drift_report", breaches_of_drift), ("performance_report", breaches_of_performance)):
-            reports = context.instance.fetch_materializations(
-                dg.AssetRecordsFilter(dg.AssetKey([model, asset]), after_storage_id=cursor.get(asset, 0)),
-                limit=EVENTS_PER_TICK,
-                ascending=True,
-            ).records
-            for report in reports:
-                breaches += tell(report.event_log_entry, protocol)
-                cursor[asset] = report.storage_id
-        if late := breach_of_lateness(protocol, _newest_month(context.instance, model), datetime.now(UTC).date()):
-            breaches.append(late)
-        recorded = [open_incident(lake.open(), home.open(), breach) for breach in breaches]
-        context.update_cursor(json.dumps(cursor))
-        told = [incident.incident_id for incident in recorded if incident is not None]
-        return dg.SkipReason(f"{len(breaches)} breaches of {model}; recorded in: {', '.join(told) or 'none'}")
-
-    return sensor
+def anything_breached(facts: ModelFacts) -> Answer:
+    """Every breach that the reports since the last look tell of, and that no month has arrived."""
+    found: list[Breach] = []
+    for report in facts.drift_reports:
+        found += breaches_of_drift(report, facts.protocol)
+    for report in facts.performance_reports:
+        found += breaches_of_performance(report, facts.protocol)
+    if late := breach_of_lateness(facts.protocol, facts.newest_features, facts.today):
+        found.append(late)
+    told = ", ".join(sorted({breach.cause.value for breach in found}))
+    return Answer(f"breaches of {facts.model}: {told or 'none'}", breaches=tuple(found))
 
 
 def breaches_of_drift(entry: EventLogEntry, protocol: ModelProtocol) -> Iterator[Breach]:
@@ -118,8 +92,3 @@ def _metadata(entry: EventLogEntry) -> dict[str, object]:
     if materialization is None:
         raise dg.DagsterInvariantViolationError("only a materialisation records metadata")
     return {name: value.value for name, value in materialization.metadata.items()}
-
-
-def _newest_month(instance: dg.DagsterInstance, model: str) -> date | None:
-    partitions = instance.get_materialized_partitions(dg.AssetKey([model, "features"]))
-    return max(filter(None, map(month_of_run, partitions)), default=None)

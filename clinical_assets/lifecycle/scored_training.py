@@ -1,0 +1,66 @@
+"""What a version says of its own training set: scored once, when the version is made, and kept beside it in the lake.
+
+Belongs here: writing these scores and joining them to their rows. Does not belong here: how rows are scored, and what
+is measured of them.
+"""
+
+import polars as pl
+
+from clinical_assets.learning.estimator import FittedEstimator
+from clinical_assets.learning.scoring import BOOKKEEPING, score
+from clinical_assets.protocol import ModelProtocol, ModelVersion, ProtocolError
+from clinical_assets.resources.column_descriptions import describe_column
+from clinical_assets.resources.lake import Lake
+
+SCORED_TRAINING = "scored_training"
+
+HELD_OUT = ("calibrate", "test")
+"""The splits on which no version was fitted; on the first it was calibrated, and its thresholds were chosen."""
+
+
+def keep_training_scores(
+    lake: Lake,
+    protocol: ModelProtocol,
+    version: ModelVersion,
+    estimator: FittedEstimator,
+    rows: pl.DataFrame,
+    run_id: str,
+) -> None:
+    """Score the rows of the training set with the version's estimator, and write the scores beside its number."""
+    scores = score(estimator, rows, version, protocol).drop(BOOKKEEPING)
+    keys = rows.select(protocol.unit, protocol.patient, "month", "split")
+    table = pl.select(pl.repeat(version.version, rows.height, dtype=pl.Int32).alias("version")).hstack(
+        [*keys, protocol.outcome.is_event(rows), *scores, rows["data_origin"]]
+    )
+    lake.write_table(
+        f"{version.model}.{SCORED_TRAINING}",
+        table,
+        author=run_id,
+        message=f"training set as version {version.version} scores it",
+        replace_by="version",
+        description="What each version says of every row of its own training set, scored once when it was made.",
+        comments={name: text for name in table.columns if (text := describe_column(name))},
+    )
+
+
+def with_training_scores(
+    rows: pl.DataFrame, lake: Lake, protocol: ModelProtocol, version: ModelVersion
+) -> pl.DataFrame:
+    """Rows of a version's training set beside its scores and their `event`, in the order of the rows.
+
+    Raises ProtocolError where the version has not scored one of them.
+    """
+    kept = lake.read(f"{version.model}.{SCORED_TRAINING}", where={"version": version.version})
+    scores = kept.drop("version", protocol.patient, "month", "split", "data_origin")
+    scored = rows.join(scores, on=protocol.unit, how="left", maintain_order="left")
+    if unscored := scored["risk"].null_count():
+        raise ProtocolError(
+            f"{version.model} version {version.version} has no scores of {unscored:,} of {rows.height:,} rows of its "
+            "training set; train a new candidate"
+        )
+    return scored
+
+
+def outputs_of(scored: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
+    """The scores alone of scored rows: the columns that the rows did not have, but for the event."""
+    return scored.select(name for name in scored.columns if name not in rows.columns and name != "event")
