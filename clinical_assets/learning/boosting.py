@@ -19,6 +19,7 @@ import polars as pl
 
 from clinical_assets.evaluation.calibration import fit_recalibration, from_logit, logit
 from clinical_assets.learning.estimator import LearningError
+from clinical_assets.learning.skops_import import import_skops
 from clinical_assets.protocol import ModelProtocol
 
 if TYPE_CHECKING:
@@ -156,11 +157,11 @@ class BoostedRisk:
 
     def save(self, directory: Path) -> None:
         """Write the model into one skops file, which holds arrays and texts and no code; equal models, equal bytes."""
-        import skops.io
         from sklearn import __version__ as scikit_learn
 
+        skops_io = import_skops()
         parts = {"scikit_learn": scikit_learn} | {field.name: getattr(self, field.name) for field in fields(self)}
-        (directory / MODEL_FILE).write_bytes(_without_addresses(skops.io.dumps(parts)))
+        (directory / MODEL_FILE).write_bytes(_without_addresses(skops_io.dumps(parts)))
 
     @classmethod
     def load(cls, directory: Path) -> Self:
@@ -169,13 +170,14 @@ class BoostedRisk:
         Raises LearningError when the file is missing, damaged, holds another type, or was written under another version
         of scikit-learn, whose trees may predict differently.
         """
-        import skops.io
         from sklearn import __version__ as scikit_learn
+
+        skops_io = import_skops()
         from skops.io.exceptions import UntrustedTypesFoundException
 
         path = directory / MODEL_FILE
         try:
-            parts = skops.io.load(path, trusted=TRUSTED_TYPES)
+            parts = skops_io.load(path, trusted=TRUSTED_TYPES)
             saved_under = parts.pop("scikit_learn")
             model = cls(**parts)
         except (OSError, BadZipFile, UntrustedTypesFoundException, KeyError, TypeError) as error:

@@ -25,7 +25,6 @@ from clinical_assets.resources.analytics import Published, publish_analytics, pu
 from clinical_assets.resources.audited_outputs import record_kept
 from clinical_assets.resources.home import Home, write_atomically
 from clinical_assets.resources.lake import Lake
-from clinical_assets.resources.lake_catalogue import tables_changed_since
 from clinical_assets.resources.lake_io_manager import LakeResource
 from clinical_assets.resources.leak_search import (
     LAKE_SINKS,
@@ -153,10 +152,10 @@ def _due(
     if not {table.partition(".")[0] for table in lake.tables()} & set(protocol_names()):
         return "the lake holds no table of a model yet"
     refused = _refused_at(home)
-    if refused is not None and not _changed_by_others(lake, refused, newest):
+    if refused is not None and not _changed_by_others(lake, refused):
         return f"the publication of the lake's snapshot {refused} was refused for a leak; nothing has changed since"
     has_failed = asked.snapshot >= 0 and (shown is None or shown < asked.snapshot)
-    if not has_failed or _changed_by_others(lake, asked.snapshot, newest):
+    if not has_failed or _changed_by_others(lake, asked.snapshot):
         return _Asked(snapshot=newest, at=now)
     attempt = asked.attempt + 1
     if attempt >= MOST_ATTEMPTS:
@@ -166,10 +165,9 @@ def _due(
     return _Asked(snapshot=newest, attempt=attempt, at=now)
 
 
-def _changed_by_others(lake: Lake, snapshot: int, newest: int) -> bool:
+def _changed_by_others(lake: Lake, snapshot: int) -> bool:
     """Whether the lake was given more since a snapshot than the incident that a failed publication leaves behind."""
-    with lake.cursor() as cursor:
-        return bool(tables_changed_since(cursor, snapshot, newest) - _FOLLOWS_A_FAILURE)
+    return bool(lake.changed_since(snapshot) - _FOLLOWS_A_FAILURE)
 
 
 def _is_at_work(instance: dg.DagsterInstance) -> bool:

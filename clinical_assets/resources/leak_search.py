@@ -29,10 +29,12 @@ from clinical_assets.governance.readable_content import Content, UnreadableConte
 from clinical_assets.protocol import protocol_names, read_protocol
 from clinical_assets.resources.home import Home, write_atomically
 from clinical_assets.resources.lake import Lake, LakeError
+from clinical_assets.resources.lake_catalogue import CATALOGUE
 from clinical_assets.resources.lake_engine import quoted_name
 from clinical_assets.resources.leak_sinks import (
     EXEMPTIONS,
     SINKS,
+    ReadSoFar,
     Sink,
     content_of,
     content_of_table,
@@ -41,7 +43,7 @@ from clinical_assets.resources.leak_sinks import (
     tables_of,
 )
 
-FORMAT = 1
+FORMAT = 2
 _HASH_SEED = 5
 LAKE_SINKS = tuple(sink for sink in SINKS if sink.tables)
 
@@ -114,6 +116,7 @@ class _Texts:
 
     known: pl.Series
     asked: list[pl.Series] = field(default_factory=list)
+    has_new: bool = False
 
     def unseen(self, texts: pl.Series) -> pl.Series:
         """The texts that were not found clean before, each once."""
@@ -125,17 +128,22 @@ class _Texts:
 
     def settle(self, clean: bool) -> None:
         """Remember what was asked for, if it proved clean."""
-        if clean and self.asked:
+        if clean and any(hashes.len() for hashes in self.asked):
             self.known = pl.concat([self.known, *self.asked]).unique()
+            self.has_new = True
         self.asked.clear()
 
 
 @dataclass(slots=True)
 class _Searched:
-    """What was found clean: the state of each file, the lake and its snapshot, under which detectors."""
+    """What was found clean: the state of each file, the lake and its snapshot, under which detectors.
+
+    `databases` says of files that are growing databases how far they were read.
+    """
 
     detectors: str
     files: dict[str, list[int]] = field(default_factory=dict)
+    databases: dict[str, ReadSoFar] = field(default_factory=dict)
     lake: str = ""
     snapshot: int = -1
     texts: _Texts = field(default_factory=lambda: _Texts(pl.Series(dtype=pl.UInt64)))
@@ -173,9 +181,10 @@ def search_home(
     made, since = _lake_name(lake), searched.snapshot
     if searched.lake != made or since > at:
         since = -1
-    tables, files = lake.tables(), files_by_sink(home)
+    tables, files = lake.tables(), files_by_sink(home) if any(sink.files for sink in sinks) else {}
+    changed = set(tables) if since < 0 else lake.changed_since(since)
     reports = tuple(
-        _search_tables(lake, sink, tables, since, at, shown, scanner)
+        _search_tables(lake, sink, tables, changed, since, at, shown, scanner)
         if sink.tables
         else _search_files(sink, files[sink.name], searched, shown, scanner)
         for sink in sinks
@@ -201,6 +210,7 @@ def _search_files(
     read = [Content(place, pl.Series([place]), len(place)) for place in files if place not in searched.files]
     telling = {leak.place for leak in scanner.search(read)}
     states: dict[str, list[int]] = {}
+    databases: dict[str, ReadSoFar] = {}
     unreadable: list[Unreadable] = []
     for place, path in files.items():
         try:
@@ -209,8 +219,13 @@ def _search_files(
                 unchanged += 1
                 continue
             is_new = not (sink.grows and place in searched.files)
-            read += content_of(place, path, _shows_images(place, shown), searched.texts.unseen, pages=is_new)
+            before = searched.databases.get(place)
+            so_far = replace(before) if before and not is_new else ReadSoFar()
+            images = _shows_images(place, shown)
+            read += content_of(place, path, images, searched.texts.unseen, pages=is_new, so_far=so_far)
             states[place] = state
+            if sink.grows and so_far.rows:
+                databases[place] = so_far
         except FileNotFoundError:
             continue
         except UnreadableContentError as error:
@@ -220,6 +235,7 @@ def _search_files(
     unclean = {leak.place.partition(":")[0] for leak in leaks} | {each.place for each in unreadable} | telling
     leaks = [replace(leak, place=_shown(leak.place, telling)) for leak in leaks]
     searched.files.update({place: state for place, state in states.items() if place not in unclean})
+    searched.databases.update({place: far for place, far in databases.items() if place not in unclean})
     return _report(sink, len(files), unchanged, read, leaks, unreadable)
 
 
@@ -229,13 +245,23 @@ def _shown(place: str, telling: set[str]) -> str:
 
 
 def _search_tables(
-    lake: Lake, sink: Sink, tables: list[str], since: int, at: int, shown: set[str], scanner: LeakScanner
+    lake: Lake,
+    sink: Sink,
+    tables: list[str],
+    changed: set[str],
+    since: int,
+    at: int,
+    shown: set[str],
+    scanner: LeakScanner,
 ) -> SinkReport:
     own = tables_of(sink, tables)
     read: list[Content] = []
     unreadable: list[Unreadable] = []
     unchanged = 0
     for table in own:
+        if table not in changed:
+            unchanged += 1
+            continue
         schema, _, name = table.partition(".")
         source = f"lake.{quoted_name(schema)}.{quoted_name(name)} AT (VERSION => {at})"
         try:
@@ -281,7 +307,7 @@ def _detectors(known: KnownIdentifiers) -> str:
 
 def _lake_name(lake: Lake) -> str:
     with lake.cursor() as cursor:
-        return str(cursor.execute("SELECT min(snapshot_time) FROM lake.snapshots()").fetchall()[0][0])
+        return str(cursor.execute(f"SELECT min(snapshot_time) FROM {CATALOGUE}.ducklake_snapshot").fetchall()[0][0])
 
 
 def _state_path(home: Home) -> Path:
@@ -297,13 +323,25 @@ def _read_state(home: Home, detectors: str) -> _Searched:
     stored: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     if stored.get("detectors") != detectors or not _texts_path(home).exists():
         return _Searched(detectors)
-    return _Searched(**stored, texts=_Texts(pl.read_parquet(_texts_path(home)).to_series()))
+    databases = {
+        place: ReadSoFar(said["since"], {table: (row, digest) for table, (row, digest) in said["rows"].items()})
+        for place, said in stored.pop("databases").items()
+    }
+    texts = _Texts(pl.read_parquet(_texts_path(home)).to_series())
+    return _Searched(**stored, databases=databases, texts=texts)
 
 
 def _write_state(home: Home, searched: _Searched) -> None:
     kept = {place: state for place, state in searched.files.items() if (home.root / place).exists()}
-    stored = {"detectors": searched.detectors, "files": kept, "lake": searched.lake, "snapshot": searched.snapshot}
-    hashes = io.BytesIO()
-    searched.texts.known.to_frame("text_hash").write_parquet(hashes)
-    write_private(_texts_path(home), hashes.getvalue())
+    stored = {
+        "detectors": searched.detectors,
+        "files": kept,
+        "databases": {place: asdict(far) for place, far in searched.databases.items() if place in kept},
+        "lake": searched.lake,
+        "snapshot": searched.snapshot,
+    }
+    if searched.texts.has_new or not _texts_path(home).exists():
+        hashes = io.BytesIO()
+        searched.texts.known.to_frame("text_hash").write_parquet(hashes)
+        write_private(_texts_path(home), hashes.getvalue())
     write_atomically(_state_path(home), json.dumps(stored))

@@ -4,13 +4,14 @@ Belongs here: which files and tables belong to which sink, and what is not searc
 here: the search (governance/leak_scan.py), and what was searched before (leak_search.py).
 """
 
+import hashlib
 import os
 import re
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import duckdb
@@ -86,6 +87,55 @@ EXEMPTIONS = (
 """What a pattern finds that is no patient's; known identifiers are never exempt."""
 
 
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """How a table of SQLite grows: by rows that stay as they are, but for those that these conditions meet.
+
+    `unsettled` rows may still change; `changed` rows did since a moment (`:since`, UTC); both need some columns.
+    """
+
+    needs: tuple[str, ...] = ()
+    unsettled: str = "false"
+    changed: str = "false"
+
+
+_APPENDED = Growth()
+_GROWTH = {
+    "event_logs": _APPENDED,
+    "asset_event_tags": _APPENDED,
+    "snapshots": _APPENDED,
+    "job_ticks": Growth(
+        ("status", "timestamp"),
+        unsettled="status = 'STARTED' OR timestamp > datetime('now', '-10 minutes')"
+        " OR (status = 'FAILURE' AND timestamp > datetime('now', '-1 day'))",
+    ),
+    "asset_daemon_asset_evaluations": Growth(
+        ("create_timestamp",), unsettled="create_timestamp > datetime('now', '-10 minutes')"
+    ),
+    "runs": Growth(("update_timestamp",), changed="update_timestamp > :since"),
+    "run_tags": Growth(("run_id",), changed="run_id IN (SELECT run_id FROM runs WHERE update_timestamp > :since)"),
+    "ducklake_file_column_stats": _APPENDED,
+    "ducklake_data_file": _APPENDED,
+    "ducklake_snapshot_changes": _APPENDED,
+}
+"""The tables of Dagster and of the lake's catalogue that grow for years; every other table is read as a whole.
+
+Of a row of the catalogue only numbers change: when it ended. A tick changes until it has ended, a run until it is
+deleted, and Dagster writes down when.
+"""
+
+
+@dataclass(slots=True)
+class ReadSoFar:
+    """Up to which row the growing tables of a database were read, with a digest of that row, and what changed since.
+
+    A row that is no longer what it was tells that rows were removed, and others may stand under their numbers.
+    """
+
+    since: str = ""
+    rows: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+
 def files_by_sink(home: Home) -> dict[str, dict[str, Path]]:
     """The files of each sink by their place in the home, in order; folders that are not searched are left out."""
     found: dict[str, dict[str, Path]] = {sink.name: {} for sink in SINKS}
@@ -111,11 +161,17 @@ def logs_beside(path: Path) -> list[os.stat_result]:
 
 
 def content_of(
-    place: str, path: Path, images_expected: bool, unseen: Callable[[pl.Series], pl.Series], pages: bool
+    place: str,
+    path: Path,
+    images_expected: bool,
+    unseen: Callable[[pl.Series], pl.Series],
+    pages: bool,
+    so_far: ReadSoFar,
 ) -> Iterator[Content]:
     """What a file lets read, by what it is: a database of SQLite or DuckDB, an archive, a text.
 
-    Encrypted Parquet, as the lake's, lets nothing be read. `unseen` leaves of the texts of SQLite's databases those not
+    Encrypted Parquet, as the lake's, lets nothing be read. Of SQLite's databases the tables that grow are read from the
+    row on that was read `so_far`, which is brought up to date; `unseen` leaves of the texts of the others those not
     searched before; `pages` reads the file's pages too, in which removed rows may stand. Raises UnreadableContentError
     for what does not open.
     """
@@ -125,7 +181,7 @@ def content_of(
         if start.startswith(_ENCRYPTED_PARQUET):
             return
         if start == _SQLITE:
-            yield from _content_of_sqlite(place, path, unseen)
+            yield from _content_of_sqlite(place, path, unseen, so_far)
             if pages:
                 yield fragments_of(place, path.read_bytes())
         elif path.name.endswith(_LOGS_OF_DATABASES):
@@ -166,7 +222,9 @@ def tables_of(sink: Sink, tables: Collection[str]) -> list[str]:
     ]
 
 
-def _content_of_sqlite(place: str, path: Path, unseen: Callable[[pl.Series], pl.Series]) -> Iterator[Content]:
+def _content_of_sqlite(
+    place: str, path: Path, unseen: Callable[[pl.Series], pl.Series], so_far: ReadSoFar
+) -> Iterator[Content]:
     """What a database lets read: its texts, column by column.
 
     Who begins or ends to write in the middle of it changes what there is to read, so that it is tried again; texts that
@@ -174,7 +232,7 @@ def _content_of_sqlite(place: str, path: Path, unseen: Callable[[pl.Series], pl.
     """
     for attempt in range(_ATTEMPTS):
         try:
-            yield from _content_of_resting_sqlite(place, path, unseen)
+            yield from _content_of_resting_sqlite(place, path, unseen, so_far)
             return
         except sqlite3.Error:
             if attempt == _ATTEMPTS - 1 or not path.exists():
@@ -182,17 +240,49 @@ def _content_of_sqlite(place: str, path: Path, unseen: Callable[[pl.Series], pl.
             time.sleep(_PAUSE_SECONDS)
 
 
-def _content_of_resting_sqlite(place: str, path: Path, unseen: Callable[[pl.Series], pl.Series]) -> Iterator[Content]:
+def _content_of_resting_sqlite(
+    place: str, path: Path, unseen: Callable[[pl.Series], pl.Series], so_far: ReadSoFar
+) -> Iterator[Content]:
     # A reader of a database without a log would make one, or touch an empty one; nobody is writing to either.
     address = f"file:{path}?mode=ro" if logs_beside(path) else f"file:{path}?immutable=1"
     with closing(sqlite3.connect(address, uri=True, timeout=10)) as database:
         database.text_factory = lambda content: content.decode(errors="replace")
+        database.execute("BEGIN")
+        read_now = ReadSoFar(database.execute("SELECT datetime('now', '-10 minutes')").fetchone()[0])
         tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
         for (table,) in tables:
-            for _, column, *_ in database.execute(f"PRAGMA table_info({quoted_name(table)})").fetchall():
+            columns = [name for _, name, *_ in database.execute(f"PRAGMA table_info({quoted_name(table)})").fetchall()]
+            growth = _GROWTH.get(table)
+            condition, grows = "true", growth is not None and set(growth.needs) <= set(columns)
+            values: dict[str, str | int] = {}
+            if growth is not None and grows:
+                last, digest = so_far.rows.get(table, (-1, ""))
+                if digest and _digest_of_row(database, table, last) == digest:
+                    condition = f"(rowid > :last OR {growth.changed})"
+                    values = {"last": last, "since": so_far.since}
+                else:
+                    last = -1
+                read_now.rows[table] = _last_settled_row(database, table, growth, last)
+            for column in columns:
                 name, where = quoted_name(column), f"{place}:{table}.{column}"
-                select = f"SELECT {name} FROM {quoted_name(table)} WHERE typeof({name}) ="
-                if texts := [value for (value,) in database.execute(f"{select} 'text'")]:
-                    yield content_of_texts(where, unseen(pl.Series(texts, dtype=pl.String)))
-                if blobs := [value for (value,) in database.execute(f"{select} 'blob'")]:
+                select = f"SELECT {name} FROM {quoted_name(table)} WHERE {condition} AND typeof({name}) ="
+                if texts := [value for (value,) in database.execute(f"{select} 'text'", values)]:
+                    found = pl.Series(texts, dtype=pl.String)
+                    yield content_of_texts(where, found.unique() if grows else unseen(found))
+                if blobs := [value for (value,) in database.execute(f"{select} 'blob'", values)]:
                     yield from content_of_frame(place, pl.DataFrame({f"{table}.{column}": blobs}))
+    so_far.since, so_far.rows = read_now.since, read_now.rows
+
+
+def _last_settled_row(database: sqlite3.Connection, table: str, growth: Growth, after: int) -> tuple[int, str]:
+    """The last row before every row that may still change, at or after a row that was settled before."""
+    of, settled = quoted_name(table), f"rowid > {after} AND ({growth.unsettled})"
+    [(first_unsettled,)] = database.execute(f"SELECT min(rowid) FROM {of} WHERE {settled}").fetchall()
+    before = "" if first_unsettled is None else f" WHERE rowid < {first_unsettled}"
+    [(last,)] = database.execute(f"SELECT max(rowid) FROM {of}{before}").fetchall()
+    return (-1, "") if last is None else (last, _digest_of_row(database, table, last))
+
+
+def _digest_of_row(database: sqlite3.Connection, table: str, row: int) -> str:
+    found = database.execute(f"SELECT * FROM {quoted_name(table)} WHERE rowid = ?", [row]).fetchall()
+    return hashlib.sha256(repr(found).encode()).hexdigest() if found else ""

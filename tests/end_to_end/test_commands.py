@@ -49,13 +49,14 @@ def test_status_is_a_table_for_people() -> None:
     assert "incidents: " in done.stdout
 
 
-def test_publish_replaces_the_analysts_file_and_says_what_is_in_it(replayed: ReplayedHome) -> None:
-    before = replayed.home.analytics.stat().st_ino
+def test_publish_shows_what_the_lake_holds_and_leaves_a_file_that_does(replayed: ReplayedHome) -> None:
     done = clinical("publish", "--json")
     assert done.exit_code == 0
     told = json.loads(done.stdout)
     assert told["path"] == str(replayed.home.analytics)
-    assert replayed.home.analytics.stat().st_ino != before
+    shown = replayed.home.analytics.stat().st_ino
+    assert not json.loads(clinical("publish", "--json").stdout)["is_new"]
+    assert replayed.home.analytics.stat().st_ino == shown
     names = replayed.lake.tables()
     with duckdb.connect(replayed.home.analytics, read_only=True) as analyst:
         rows = sum(analyst.table(name).count("*").fetchall()[0][0] for name in names)

@@ -107,6 +107,7 @@ def test_rows_that_come_between_search_and_publication_are_searched_too(
         searches.append(report.is_clean)
         return report
 
+    bring(platform, "routine")
     monkeypatch.setattr(publication, "search_home", search_and_then_leak)
     with pytest.raises(LeakError, match="ssn"):
         publish(platform.lake, platform.home, actor=ACTOR)

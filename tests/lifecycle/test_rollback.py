@@ -22,8 +22,10 @@ from clinical_assets.lifecycle.champion_move import (
     settle,
     write_intent,
 )
+from clinical_assets.lifecycle.publication import publish_when_lake_changed
 from clinical_assets.lifecycle.release_act import release_version
 from clinical_assets.lifecycle.rollback import Rollback, roll_back
+from clinical_assets.resources.analytics import publish_analytics
 from clinical_assets.resources.ledger import LEDGER_TABLE, read_ledger
 from clinical_assets.resources.registry import CHAMPION, RegistryError
 
@@ -104,6 +106,18 @@ def test_only_a_version_that_was_once_released_can_be_gone_back_to(candidate: De
     assert_refused(at, candidate, "version 7 was never released", to=7)
     assert_refused(at, candidate, "version 1 was the first release; there is none to go back to")
     assert_refused(at, candidate, "version 1 is live already", to=1)
+
+
+def test_a_rollback_leaves_the_analysts_file_to_the_sensor(candidate: Developed, twice_released: Platform) -> None:
+    at = twice_released
+    publish_analytics(at.lake, at.home.analytics, [MODEL])
+    before = at.home.analytics.stat().st_ino
+    back(at, candidate)
+    assert at.home.analytics.stat().st_ino == before
+    resources = {name: candidate.platform.resources[name] for name in ("home", "lake")}
+    asked = publish_when_lake_changed(0.0)(dg.build_sensor_context(instance=at.instance, resources=resources))
+    assert isinstance(asked, dg.SensorResult)
+    assert [request.job_name or "publication" for request in asked.run_requests or []] == ["publication"]
 
 
 def test_a_rollback_without_a_reason_is_refused(candidate: Developed, twice_released: Platform) -> None:

@@ -304,3 +304,71 @@ def test_only_hashes_sizes_and_times_are_remembered(home: Home, lake: Lake) -> N
     remembered = list(home.signers.parent.glob("leak_scan.*"))
     assert len(remembered) == 2
     assert not any(b"a text of the log" in path.read_bytes() or b"medical" in path.read_bytes() for path in remembered)
+
+
+def sqlite_of_dagster(home: Home, *statements: str, values: list[str] | None = None) -> None:
+    path = home.dagster / "history" / "event_log.db"
+    path.parent.mkdir(exist_ok=True)
+    with sqlite3.connect(path) as database:
+        for statement in statements:
+            database.execute(statement, values or [])
+    database.close()
+
+
+def test_events_that_were_found_clean_are_not_read_again_and_new_ones_are(home: Home, lake: Lake) -> None:
+    place = "Dagster runs and events"
+    events = [f"INSERT INTO event_logs (event) VALUES ('event {number}')" for number in range(50)]
+    sqlite_of_dagster(home, "CREATE TABLE event_logs (id INTEGER PRIMARY KEY, event TEXT)", *events)
+    assert search(home, lake).is_clean
+    sqlite_of_dagster(home, "INSERT INTO event_logs (event) VALUES ('one more')")
+    assert 0 < sink(search(home, lake), place).texts < 5
+    sqlite_of_dagster(home, "INSERT INTO event_logs (event) VALUES (?)", values=[values_of(home)[7]])
+    for _ in range(2):
+        assert {leak.place for leak in sink(search(home, lake), place).leaks} == {
+            "dagster/history/event_log.db:event_logs.event"
+        }
+
+
+def test_an_event_under_the_number_of_one_that_was_removed_is_found(home: Home, lake: Lake) -> None:
+    sqlite_of_dagster(
+        home,
+        "CREATE TABLE event_logs (id INTEGER PRIMARY KEY, event TEXT)",
+        *["INSERT INTO event_logs (event) VALUES ('fine')"] * 5,
+    )
+    assert search(home, lake).is_clean
+    sqlite_of_dagster(home, "DELETE FROM event_logs WHERE id > 3")
+    sqlite_of_dagster(home, "INSERT INTO event_logs (event) VALUES (?)", values=[values_of(home)[7]])
+    sqlite_of_dagster(home, *["INSERT INTO event_logs (event) VALUES ('of another moment')"] * 9)
+    assert not search(home, lake).is_clean
+
+
+@pytest.mark.parametrize(
+    ("table", "columns", "first", "change"),
+    [
+        (
+            "job_ticks",
+            "status TEXT, timestamp TEXT, body TEXT",
+            "'STARTED', '2024-01-01', 'fine'",
+            "status = 'SUCCESS'",
+        ),
+        (
+            "job_ticks",
+            "status TEXT, timestamp TEXT, body TEXT",
+            "'SKIPPED', datetime('now'), 'fine'",
+            "status = status",
+        ),
+        ("runs", "update_timestamp TEXT, body TEXT", "'2024-01-01', 'fine'", "update_timestamp = datetime('now')"),
+        ("runs", "body TEXT", "'fine'", "body = body"),
+    ],
+)
+def test_a_tick_or_a_run_that_went_on_since_is_searched_again(
+    home: Home, lake: Lake, table: str, columns: str, first: str, change: str
+) -> None:
+    sqlite_of_dagster(
+        home,
+        f"CREATE TABLE {table} (id INTEGER PRIMARY KEY, {columns})",
+        *[f"INSERT INTO {table} VALUES (NULL, {first})"] * 3,
+    )
+    assert search(home, lake).is_clean
+    sqlite_of_dagster(home, f"UPDATE {table} SET {change}, body = ? WHERE id = 2", values=[values_of(home)[7]])
+    assert not search(home, lake).is_clean

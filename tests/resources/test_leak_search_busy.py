@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from clinical_assets.governance.readable_content import UnreadableContentError
-from clinical_assets.resources.leak_sinks import content_of
+from clinical_assets.resources.leak_sinks import ReadSoFar, content_of
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def database(tmp_path: Path) -> Path:
 
 
 def places_read(path: Path) -> list[str]:
-    return [content.place for content in content_of("runs.db", path, False, pl.Series, False)]
+    return [content.place for content in content_of("runs.db", path, False, pl.Series, False, ReadSoFar())]
 
 
 def test_a_database_in_the_middle_of_a_write_is_read_once_it_is_whole(database: Path) -> None:
