@@ -10,6 +10,7 @@ from small_icu import ICU, SilentMonth
 from small_platform import MODEL, MONTHS, Developed, SmallPlatform
 
 from clinical_assets.learning.scoring import BOOKKEEPING, score
+from clinical_assets.lifecycle import scored_training
 from clinical_assets.lifecycle.candidate import read_training_rows
 from clinical_assets.lifecycle.champion_move import Platform
 from clinical_assets.lifecycle.drift_evidence import EVIDENCE, take_up_evidence
@@ -68,6 +69,20 @@ def test_the_scores_kept_with_a_version_are_what_its_files_say(developed: Develo
         assert {"train", "calibrate", "test"} == set(kept["split"])
 
 
+def test_a_training_set_is_scored_in_parts_in_which_every_patient_is_whole(
+    developed: Developed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform = developed.platform
+    monkeypatch.setattr(scored_training, "MOST_ROWS_AT_ONCE", 50)
+    rows = read_training_rows(platform.lake, platform.protocol, developed.champion.lake_snapshot)
+    parts = list(scored_training._parts_of_patients(rows, platform.protocol))
+    assert len(parts) > 5
+    assert pl.concat(parts).sort(platform.protocol.unit).equals(rows.sort(platform.protocol.unit), null_equal=True)
+    assert (
+        sum(part[platform.protocol.patient].n_unique() for part in parts) == rows[platform.protocol.patient].n_unique()
+    )
+
+
 def test_a_row_that_a_version_never_scored_is_named(developed: Developed) -> None:
     platform = developed.platform
     rows = read_training_rows(platform.lake, platform.protocol, developed.champion.lake_snapshot)
@@ -99,6 +114,16 @@ def test_the_history_has_a_row_a_unit_with_what_later_looks_need_and_no_feature(
     assert features & set(rows.columns) == {*protocol.subgroups}
     assert rows["event"].null_count() == rows["expected_event"].null_count() == 0
     assert rows["previous_release_risk"].null_count() == rows.height
+
+
+@pytest.mark.parametrize("table", [SCORED_TRAINING, SCORED_HISTORY, MONITORING_REFERENCE, EVIDENCE])
+def test_every_column_that_is_kept_says_what_it_means(developed: Developed, table: str) -> None:
+    query = (
+        "SELECT column_name FROM duckdb_columns() WHERE database_name = 'lake' AND schema_name = ? AND comment IS NULL"
+    )
+    with developed.platform.lake.cursor() as cursor:
+        silent = cursor.execute(f"{query} AND table_name = ?", [MODEL, table]).fetchall()
+    assert silent == []
 
 
 @pytest.fixture(scope="module")
