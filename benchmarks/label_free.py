@@ -21,6 +21,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +150,7 @@ class _Month:
     at_release: pl.DataFrame
     matured: pl.DataFrame
     rows: pl.DataFrame
+    month: date
 
 
 def measure_label_free(raw: Path, *, quick: bool = False, seed: int = 0) -> list[LabelFreeFigure]:
@@ -219,6 +221,7 @@ def _real_months(scored: pl.DataFrame, protocol: ModelProtocol) -> Iterator[_Mon
             known.filter(pl.col("split") != "later"),
             known.filter(pl.col("month").is_in(matured), split="later"),
             known.filter(pl.col("month") == month, split="later"),
+            month,
         )
 
 
@@ -251,12 +254,26 @@ def _resampled_months(
         # The highest of log weight plus Gumbel noise are a draw without replacement by weight (Efraimidis 2006).
         ranked = np.argsort(-(TILT_PER_SD * others["tilt"].to_numpy() + random.gumbel(size=others.height)))
         drawn = others[ranked[:in_month]].select(patient, "month")
-        known = pool.filter(pl.col(patient).is_in(chosen))
+        # Rows of all months are drawn together: in which month they stand for one is their patient's lot.
+        lot = pl.DataFrame({patient: order, "month": _months_of_lots(len(order), in_reference, in_month)})
+        known = pool.filter(pl.col(patient).is_in(chosen)).drop("month").join(lot, on=patient, maintain_order="left")
         yield _Month(
             known.filter(pl.col(patient).is_in(of_release)),
             known.filter(~pl.col(patient).is_in(of_release)),
             pool.join(drawn, on=[patient, "month"], maintain_order="left"),
+            _month_after_first(DEVELOPED_BY + replicate % DEVELOPED_BY),
         )
+
+
+def _months_of_lots(patients: int, in_reference: int, in_month: int) -> list[date]:
+    """The months of patients in the order of their lots: a year of the release's, then month after month of others."""
+    of_release = [place * DEVELOPED_BY // in_reference for place in range(min(patients, in_reference))]
+    later = [DEVELOPED_BY + place // in_month for place in range(patients - len(of_release))]
+    return [_month_after_first(place) for place in (*of_release, *later)]
+
+
+def _month_after_first(months: int) -> date:
+    return date(FIRST_MONTH.year + months // 12, 1 + months % 12, 1)
 
 
 def _measure(
@@ -275,10 +292,12 @@ def _measure(
             covariates=case.covariates,
             subgroups=(),
             minimum_n=protocol.minimum_n,
+            month="month",
         )
-        reference = at_release.with_matured(month.matured.with_columns(at_release.expect(month.matured)))
+        matured = month.matured.with_columns(at_release.expect(month.matured), at_release.unknown_levels(month.matured))
+        reference = at_release.with_matured(matured, month="month")
         started = time.perf_counter()
-        estimate = reference.estimate(month.rows.drop("event"))
+        estimate = reference.estimate(month.rows.drop("event"), month=month.month)
         if estimate.invalid_because is not None:
             called_invalid += 1
             continue

@@ -23,8 +23,10 @@ from clinical_assets.lifecycle.monitoring import (
     performance_report,
     profile,
     repair_plan,
+    scored_history,
 )
 from clinical_assets.lifecycle.release import predictions
+from clinical_assets.lifecycle.scored_training import keep_training_scores
 from clinical_assets.protocol import Limit, ModelVersion, month_after, read_protocol
 from clinical_assets.resources.analytics import publish_analytics
 from clinical_assets.resources.home import PROJECT
@@ -122,6 +124,7 @@ def publish(home: Path) -> Path:
         for number in (1, 2)
     )
     registry: Any = OneVersion(live)
+    keep_training_scores(lake, protocol, live, LabTestsOnly(), training.with_columns(drawn["split"]), "run")
 
     for month, more in ((DECEMBER, 0), (JANUARY, 40), (FEBRUARY, 40)):
         rows = month_of_rows(month, more)
@@ -131,8 +134,12 @@ def publish(home: Path) -> Path:
         features = lake.read("readmission.features", months=[month])
         scored = made_by(predictions(protocol, features, live, registry))
         lake.write_month("readmission.predictions", month, scored, **RUN)
+        seen = made_by(scored_history(dg.build_asset_context(), protocol, features, scored, at_lake, registry))
+        lake.write_month("readmission.scored_history", month, seen, **RUN)
         profiled = made_by(profile(protocol, features, scored))
-        estimated = made_by(estimated_performance(protocol, features, scored, at_lake, registry))
+        estimated = made_by(
+            estimated_performance(dg.build_asset_context(), protocol, features, scored, at_lake, registry)
+        )
         compared = made_by(
             drift_report(dg.build_asset_context(), protocol, features, scored, estimated, profiled, at_lake, registry)
         )
@@ -140,8 +147,12 @@ def publish(home: Path) -> Path:
             "profile": profiled,
             "estimated_performance": estimated,
             "drift_report": compared,
-            "performance_report": made_by(performance_report(protocol, features, scored, estimated, at_lake, registry)),
-            "repair_plan": made_by(repair_plan(protocol, compared, estimated, at_lake, registry)),
+            "performance_report": made_by(
+                performance_report(dg.build_asset_context(), protocol, estimated, at_lake, registry)
+            ),
+            "repair_plan": made_by(
+                repair_plan(dg.build_asset_context(), protocol, compared, estimated, at_lake, registry)
+            ),
         }
         for asset, frame in monthly.items():
             lake.write_month(f"readmission.{asset}", month, frame, **RUN)
@@ -267,7 +278,7 @@ def test_every_question_of_the_tour_is_answered_and_the_file_is_not_touched(
     assert re.search(r"2 +1 +1 +auroc \(overall\) at least 0\.99 +None +None", candidates)
     assert "dr-example" in showing(outputs, "clinical_lead", "approve", "it meets every limit", "2026-03-04 05:00")
     origins = showing(outputs, "readmission.profile", "governance.ledger", "rows")
-    assert len(re.findall("simulated", origins)) == 13
+    assert len(re.findall("simulated", origins)) == 16
     assert re.search(r"1 +600 +simulated +2025-01 to 2025-02", showing(outputs, "training_set_snapshot"))
 
     assert drifted.read_bytes() == before

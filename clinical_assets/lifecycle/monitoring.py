@@ -7,8 +7,9 @@ statistic, and what is done about a plan.
 import dagster as dg
 import polars as pl
 
+from clinical_assets.archives.archive import contract_of, describe_columns
 from clinical_assets.learning.scoring import OUTPUTS
-from clinical_assets.lifecycle.catalogue import markdown_table, picture
+from clinical_assets.lifecycle.catalogue import described, markdown_table, picture
 from clinical_assets.lifecycle.conditions import FLOW, RIPENING_TICK
 from clinical_assets.lifecycle.data import MONTHS
 from clinical_assets.lifecycle.drift_evidence import keep_evidence, take_up_evidence
@@ -39,7 +40,7 @@ from clinical_assets.lifecycle.scored_history import (
 from clinical_assets.monitoring.event_performance import EVENT
 from clinical_assets.monitoring.profiles import profile_frame, profile_table
 from clinical_assets.monitoring.repair_plan import expected_by_month, plan_repair
-from clinical_assets.protocol import ModelProtocol, Verdict, last_day
+from clinical_assets.protocol import ModelProtocol, Verdict, last_day, load_object
 from clinical_assets.reporting.figures import drift_bars, observed_expected_figure
 from clinical_assets.resources.lake_io_manager import LakeResource
 from clinical_assets.resources.platform import RegistryResource
@@ -83,9 +84,11 @@ def scored_history(
     rows = history_rows(protocol, features, predictions, reference, previous)
     table = f"{protocol.model}.{SCORED_HISTORY}"
     others = rows_beside(lake.open(), table, month, "model_version", version.version)
+    descriptions = describe_columns(contract_of(load_object(protocol.cohort)))
     return dg.MaterializeResult(
         value=pl.concat([others, rows], how="diagonal") if others is not None else rows,
         metadata={
+            "dagster/column_schema": described(rows, descriptions),
             "model_version": version.version,
             "rows_of_other_versions": others.height if others is not None else 0,
             "previous_release": previous[0] if previous else "none",

@@ -54,8 +54,8 @@ def estimate_performance(
         return at_release
     earlier = wholly_matured(history.filter(pl.col("month") < month), last_day(month))
     # What another regression expected of a row says nothing beside what this one does.
-    known = at_release.with_matured(earlier.filter(performance_reference=at_release.digest))
-    estimate = known.estimate(scored)
+    known = at_release.with_matured(earlier.filter(performance_reference=at_release.digest), month="month")
+    estimate = known.estimate(scored, month=month)
     return estimate, estimate_loss(at_release, estimate, "auroc")
 
 

@@ -137,6 +137,7 @@ def _fit_performance(held_out: pl.DataFrame, watched: list[str], protocol: Model
             covariates=list(dict.fromkeys((*watched, *protocol.subgroups))),
             subgroups=protocol.subgroups,
             minimum_n=protocol.minimum_n,
+            month="month",
         )
     except CannotEstimateError as error:
         return str(error)

@@ -12,7 +12,7 @@ import polars as pl
 from clinical_assets.governance.ledger import version_before
 from clinical_assets.learning.scoring import BOOKKEEPING, REPRESENTATION, score
 from clinical_assets.lifecycle.release_reference import ReleaseReference
-from clinical_assets.monitoring.estimated_performance import EXPECTED, PerformanceReference
+from clinical_assets.monitoring.estimated_performance import EXPECTED, UNKNOWN_LEVELS, PerformanceReference
 from clinical_assets.protocol import ModelProtocol, ModelVersion
 from clinical_assets.resources.lake import Lake
 from clinical_assets.resources.ledger import read_ledger
@@ -47,12 +47,16 @@ def history_rows(
         said, on=protocol.unit, how="inner", maintain_order="left"
     )
     known = reference.performance
-    expected = known.expect(rows) if isinstance(known, PerformanceReference) else pl.lit(None, pl.Float64)
+    if isinstance(known, PerformanceReference):
+        expected, unknown = known.expect(rows), known.unknown_levels(rows)
+    else:
+        expected, unknown = pl.lit(None, pl.Float64), pl.lit([], pl.List(pl.String))
     outputs = [name for name in said.columns if name != protocol.unit]
     columns = dict.fromkeys((*keys, *protocol.subgroups, *outputs, "event"))
     return rows.select(
         *columns,
         expected.alias(EXPECTED),
+        unknown.alias(UNKNOWN_LEVELS),
         PREVIOUS_RISK,
         pl.lit(before, pl.Int32).alias("previous_release"),
         pl.lit(reference.drift.digest).alias("drift_reference"),

@@ -4,15 +4,20 @@ Belongs here: writing these scores and joining them to their rows. Does not belo
 is measured of them.
 """
 
+from collections.abc import Iterator
+
 import polars as pl
 
+from clinical_assets.archives.archive import contract_of, describe_columns
 from clinical_assets.learning.estimator import FittedEstimator
 from clinical_assets.learning.scoring import BOOKKEEPING, score
-from clinical_assets.protocol import ModelProtocol, ModelVersion, ProtocolError
+from clinical_assets.protocol import ModelProtocol, ModelVersion, ProtocolError, load_object
 from clinical_assets.resources.column_descriptions import describe_column
 from clinical_assets.resources.lake import Lake
 
 SCORED_TRAINING = "scored_training"
+
+MOST_ROWS_AT_ONCE = 50_000
 
 HELD_OUT = ("calibrate", "test")
 """The splits on which no version was fitted; on the first it was calibrated, and its thresholds were chosen."""
@@ -27,11 +32,8 @@ def keep_training_scores(
     run_id: str,
 ) -> None:
     """Score the rows of the training set with the version's estimator, and write the scores beside its number."""
-    scores = score(estimator, rows, version, protocol).drop(BOOKKEEPING)
-    keys = rows.select(protocol.unit, protocol.patient, "month", "split")
-    table = pl.select(pl.repeat(version.version, rows.height, dtype=pl.Int32).alias("version")).hstack(
-        [*keys, protocol.outcome.is_event(rows), *scores, rows["data_origin"]]
-    )
+    table = pl.concat(_score_part(part, protocol, version, estimator) for part in _parts_of_patients(rows, protocol))
+    descriptions = describe_columns(contract_of(load_object(protocol.cohort)))
     lake.write_table(
         f"{version.model}.{SCORED_TRAINING}",
         table,
@@ -39,8 +41,27 @@ def keep_training_scores(
         message=f"training set as version {version.version} scores it",
         replace_by="version",
         description="What each version says of every row of its own training set, scored once when it was made.",
-        comments={name: text for name in table.columns if (text := describe_column(name))},
+        comments={name: text for name in table.columns if (text := descriptions.get(name) or describe_column(name))},
     )
+
+
+def _parts_of_patients(rows: pl.DataFrame, protocol: ModelProtocol) -> Iterator[pl.DataFrame]:
+    """The rows in parts, each patient whole in one: an estimator makes a copy of all that it is given at once."""
+    parts = -(-rows.height // MOST_ROWS_AT_ONCE)
+    place = rows[protocol.patient].rank("dense").cast(pl.Int64) - 1
+    part = place * parts // max(rows[protocol.patient].n_unique(), 1)
+    for number in range(parts):
+        yield rows.filter(part == number)
+
+
+def _score_part(
+    rows: pl.DataFrame, protocol: ModelProtocol, version: ModelVersion, estimator: FittedEstimator
+) -> pl.DataFrame:
+    scores = score(estimator, rows, version, protocol)
+    keys = rows.select(protocol.unit, protocol.patient, "month", "split")
+    made_by = scores["model_version"].alias("version")
+    said = scores.drop(BOOKKEEPING)
+    return made_by.to_frame().hstack([*keys, protocol.outcome.is_event(rows), *said, rows["data_origin"]])
 
 
 def with_training_scores(

@@ -82,10 +82,29 @@ class CovariateEncoding:
             encoded.append(((names[column] == level).cast(pl.Float64).to_numpy() - share) / deviation)
         return np.column_stack(encoded) if encoded else np.empty((rows.height, 0))
 
-    def count_unknown(self, rows: pl.DataFrame) -> dict[str, int]:
-        """How many rows have a level that the reference does not hold, by column; columns without any are left out."""
-        counts = {column: int((~level_names(rows[column]).is_in(seen.implode())).sum()) for column, seen in self.known}
-        return {column: count for column, count in counts.items() if count}
+    def unknown_levels(self, rows: pl.DataFrame) -> pl.Series:
+        """The levels of each row, as `column=level`, that the reference does not hold: a list a row, mostly empty."""
+        unknown = [
+            pl.when(~pl.col(column).is_in(seen.implode())).then(pl.format(f"{column}={{}}", column))
+            for column, seen in self.known
+        ]
+        levels = pl.DataFrame([level_names(rows[column]) for column, _ in self.known], height=rows.height)
+        return levels.select(
+            pl.concat_list(unknown).list.drop_nulls() if unknown else pl.lit([], pl.List(pl.String))
+        ).to_series()
+
+    def count_unknown(self, rows: pl.DataFrame, besides: frozenset[str] = frozenset()) -> dict[str, int]:
+        """How many rows have a level that the reference does not hold, by column; columns without any are left out.
+
+        Of the levels in `besides`, as `column=level`, something is known all the same.
+        """
+        levels = self.unknown_levels(rows).explode(empty_as_null=False).drop_nulls().value_counts()
+        counts: dict[str, int] = {}
+        for level, count in levels.iter_rows():
+            if level not in besides:
+                column = level.partition("=")[0]
+                counts[column] = counts.get(column, 0) + count
+        return counts
 
 
 def level_names(column: pl.Series) -> pl.Series:

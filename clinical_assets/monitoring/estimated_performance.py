@@ -21,6 +21,7 @@ Newton step from the whole fit: Rad and Maleki 2020, JRSS B 82), for it was fitt
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from functools import cached_property
 from typing import Self
 
@@ -55,6 +56,7 @@ from clinical_assets.monitoring.expected_figures import (
     sum_columns_by_patient,
     to_scale,
 )
+from clinical_assets.monitoring.moving_level import forecast_level
 from clinical_assets.protocol import Finding
 
 HIGHER_IS_BETTER = ("auroc", "sensitivity", "ppv")
@@ -78,6 +80,15 @@ EVENT, EXPECTED = "event", "expected_event"
 
 EXPECTED_WITHOUT = "expected_without_its_fold"
 """That probability by the regression without the row's patient."""
+
+UNKNOWN_LEVELS = "unknown_levels"
+"""The levels of a row's covariates that the release did not know."""
+
+PERIOD = "period"
+"""The month of a known row, as months since the year 0; null where no row's is known."""
+
+MOVED_BY_LEVEL = np.array([name in ("ppv", "observed_expected_ratio") for name in OUTCOME_METRICS])
+"""The figures that move with the level of the outcome; ranks do not."""
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -228,8 +239,9 @@ class PerformanceReference:
     """Scored rows with outcomes that the model did not learn from, by which rows without outcomes are judged.
 
     `known` has one row a unit and few columns: the patient, `risk`, `alerted` and subgroups under the names that
-    `fit` was given, `event`, `expected_event` and `expected_without_its_fold`. `slopes` says, for each group at the
-    release, by how much each figure moves with each coefficient (coefficients x metrics).
+    `fit` was given, `event`, `expected_event`, `expected_without_its_fold` and `period`. `slopes` says, for each group
+    at the release, by how much each figure moves with each coefficient (coefficients x metrics). `matured_levels` are
+    those, as `column=level`, that only matured rows have.
     """
 
     known: pl.DataFrame
@@ -239,6 +251,7 @@ class PerformanceReference:
     columns: tuple[str, str, str]
     subgroups: tuple[str, ...]
     minimum_n: int
+    matured_levels: frozenset[str] = frozenset()
 
     @classmethod
     def fit(
@@ -252,6 +265,7 @@ class PerformanceReference:
         minimum_n: int,
         risk: str = "risk",
         alerted: str = "alerted",
+        month: str | None = None,
         seed: int = 0,
     ) -> Self:
         """Keep what estimates need of rows with outcomes, such as the champion's `calibrate` and `test` rows.
@@ -267,6 +281,7 @@ class PerformanceReference:
             minimum_n: The smallest number of rows of a subgroup, in the reference and in the batch.
             risk: The column of the risk.
             alerted: The column of the alert.
+            month: The column of the month (date), by which the level of the outcome is followed; by default it stands.
             seed: Of the rows that are drawn for the regression, where there are more than it takes, and of the folds.
 
         Raises:
@@ -300,10 +315,12 @@ class PerformanceReference:
         except NotConvergedError as error:
             raise CannotEstimateError(f"performance without outcomes cannot be told: {error}") from error
         groups = {OVERALL: np.ones(len(event), dtype=np.bool_)} | dict(_subgroup_rows(rows, subgroups, minimum_n))
-        known = rows.select(*dict.fromkeys((*columns, *subgroups))).with_columns(
+        known = rows.select(
+            *dict.fromkeys((*columns, *subgroups)),
             pl.Series(EVENT, event),
             pl.Series(EXPECTED, regression.expect(arrays)),
             pl.Series(EXPECTED_WITHOUT, expected_without),
+            _period_of(month),
         )
         return cls(
             known=known,
@@ -349,31 +366,45 @@ class PerformanceReference:
         _check_columns(rows, list(dict.fromkeys((*self.columns, *self.encoding.columns))), "batch")
         return pl.Series(EXPECTED, self.regression.expect(self._arrays_of(rows)), dtype=pl.Float64)
 
-    def with_matured(self, rows: pl.DataFrame) -> "PerformanceReference":
+    def unknown_levels(self, rows: pl.DataFrame) -> pl.Series:
+        """The levels of each row, as `column=level`, that the release did not know, to be kept with the row."""
+        return self.encoding.unknown_levels(rows).alias(UNKNOWN_LEVELS)
+
+    def with_matured(self, rows: pl.DataFrame, month: str | None = None) -> "PerformanceReference":
         """This reference with further rows whose outcomes are known by now; the regression stays as it is.
 
         Args:
             rows: Scored rows with the names that `fit` was given for risk, alert, patient and subgroups, their `event`
-                (0 or 1) and their `expected_event`. May be empty.
+                (0 or 1), their `expected_event` and, where they are known, their `unknown_levels`. May be empty.
+            month: The column of their month (date), where `fit` was given one.
 
         Raises:
             EstimationError: If a column is missing, or an outcome or expectation is.
         """
         if rows.is_empty():
             return self
-        kept = [name for name in self.known.columns if name != EXPECTED_WITHOUT]
+        kept = [name for name in self.known.columns if name not in (EXPECTED_WITHOUT, PERIOD)]
         _check_columns(rows, kept, "matured rows")
         if unknown := rows.select(pl.any_horizontal(pl.col(EVENT, EXPECTED).is_null()).sum()).item():
             raise EstimationError(f"{unknown:,} of {rows.height:,} matured rows have no outcome, or no expectation")
         # The regression never saw them: what it expects of them is what it expects without them.
-        further = rows.select(kept).with_columns(pl.col(EXPECTED).alias(EXPECTED_WITHOUT))
-        return replace(self, known=pl.concat([self.known, further.cast(pl.Schema(self.known.schema))]))
+        further = rows.select(*kept, pl.col(EXPECTED).alias(EXPECTED_WITHOUT), _period_of(month))
+        levels = (
+            rows[UNKNOWN_LEVELS].explode(empty_as_null=False).drop_nulls() if UNKNOWN_LEVELS in rows.columns else ()
+        )
+        return replace(
+            self,
+            known=pl.concat([self.known, further.cast(pl.Schema(self.known.schema))]),
+            matured_levels=self.matured_levels | frozenset(levels),
+        )
 
     def _arrays_of(self, rows: pl.DataFrame) -> "_Rows":
         centre, spread = self.regression.centre, self.regression.spread
         return _with_covariates(rows, self.columns, centre, spread, self.encoding, "batch")
 
-    def estimate(self, batch: pl.DataFrame, *, invalid_because: str | None = None) -> EstimatedPerformance:
+    def estimate(
+        self, batch: pl.DataFrame, *, month: date | None = None, invalid_because: str | None = None
+    ) -> EstimatedPerformance:
         """What these rows are expected to realise, overall and for each subgroup large enough here and there.
 
         The 95 % interval is meant to cover the figure that outcomes show once they are ripe. It holds the noise of the
@@ -385,6 +416,8 @@ class PerformanceReference:
 
         Args:
             batch: Scored rows, with the columns that `fit` was given but for the outcome.
+            month: That of the batch, where `fit` was given months: O:E and positive predictive value are then those of
+                the level of the outcome as it is likely to stand by then (`moving_level`), with that uncertainty.
             invalid_because: Why outcome given risk may have moved, such as a concept shift found on ripe months. An
                 estimate is called invalid, too, where many rows have levels that the reference does not know.
 
@@ -395,7 +428,8 @@ class PerformanceReference:
         _check_columns(batch, list(dict.fromkeys(named)), "batch")
         here = self._arrays_of(batch)
         followed = self.overall.share_followed
-        findings = self._estimate_rows(OVERALL, here, self.overall, followed)
+        moved, uncertain = self._level_in(month, followed)
+        findings = self._estimate_rows(OVERALL, here, self.overall, followed, moved, uncertain)
         sensitivity, _, ratio = (findings[OUTCOME_METRICS.index(name)].value for name in OUTCOME_METRICS[1:])
         events = float(here.scored.risk.sum()) * (ratio or 0.0)
         for name, chosen in _subgroup_rows(batch, self.subgroups, self.minimum_n):
@@ -404,7 +438,7 @@ class PerformanceReference:
                 n = int(chosen.sum())
                 findings += [Finding(metric, name, None, None, None, n) for metric in ESTIMATED_METRICS]
                 continue
-            findings += self._estimate_rows(name, here.take(chosen), there, followed)
+            findings += self._estimate_rows(name, here.take(chosen), there, followed, moved, uncertain)
         return EstimatedPerformance(
             findings=tuple(findings),
             missed_per_1000=PER_1000 * events * (1 - (sensitivity or 0.0)) / batch.height,
@@ -415,21 +449,58 @@ class PerformanceReference:
             invalid_because=invalid_because or self._without_support(batch),
         )
 
-    def _estimate_rows(self, name: str, here: "_Rows", there: _Judged, followed: FloatArray) -> list[Finding]:
+    def _level_in(self, month: date | None, followed: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """By how much each figure's gap will differ by a month from that of all known rows, and what variance it adds.
+
+        A period that has too few patients of either kind is counted with the next.
+        """
+        moved, added = np.zeros(len(OUTCOME_METRICS)), np.zeros(len(OUTCOME_METRICS))
+        if month is None or self.known[PERIOD].null_count():
+            return moved, added
+        period, error = self.known[PERIOD].to_numpy(), self._error_of(self.overall, followed)
+        numbers, judged, pending = [], [], np.zeros(self.known.height, dtype=np.bool_)
+        for number in np.unique(period):
+            pending |= period == number
+            patient, event = self._scored.patient[pending], self.known[EVENT].to_numpy()[pending]
+            if len(np.unique(event)) == 2 and _patients_of_each_kind(event, patient) >= LEAST_PATIENTS:
+                numbers.append(int(number))
+                judged.append(self._judge(pending))
+                pending = np.zeros(self.known.height, dtype=np.bool_)
+        for place in np.flatnonzero(MOVED_BY_LEVEL):
+            whole = self.overall.expected.denominators[place]
+            variance = np.array([error[place] * whole / each.expected.denominators[place] for each in judged])
+            found = forecast_level(numbers, np.array([each.gap[place] for each in judged]), variance, _number(month))
+            if found is not None:
+                moved[place] = found.mean - self.overall.gap[place]
+                added[place] = max(found.variance - error[place], 0.0)
+        return moved, added
+
+    def _error_of(self, there: _Judged, followed: FloatArray) -> FloatArray:
+        apart = there.realised_by_patient - followed * there.expected_by_patient
+        return _stretch(there) * np.sum(apart**2, axis=0)
+
+    def _estimate_rows(
+        self,
+        name: str,
+        here: "_Rows",
+        there: _Judged,
+        followed: FloatArray,
+        level: FloatArray,
+        uncertain: FloatArray,
+    ) -> list[Finding]:
         """The findings of one group of the batch, by the same group of the reference."""
         probability = self.regression.expect(here)
         expected = ExpectedFigures.of(here.scored.risk, here.scored.alerted, probability)
-        apart = there.realised_by_patient - followed * there.expected_by_patient
-        error = _stretch(there) * np.sum(apart**2, axis=0)
+        error = self._error_of(there, followed)
         own = GROUP_SPREAD**2 / (GROUP_SPREAD**2 + error)
         before, now = to_scale(there.expected.values), to_scale(expected.values)
-        centre = before + own * there.gap + followed * (now - before)
+        centre = before + own * there.gap + level + followed * (now - before)
         # A group that the release hardly knew is compared with all rows of the release.
         moved = _slopes(expected, here, probability) - self.slopes.get(name, self.slopes[OVERALL])
         learnt = followed**2 * np.einsum("cm,cm->m", moved, self.regression.covariance @ moved)
         with np.errstate(divide="ignore", invalid="ignore"):
             sampled = error * there.expected.denominators / expected.denominators
-        half = Z_95 * np.sqrt(own * error + sampled + learnt)
+        half = Z_95 * np.sqrt(own * error + sampled + learnt + uncertain)
         # A reference of which all are alerted, or none, has no scale on which its sensitivity could move.
         centre = np.where(there.expected.certain, np.nan, centre)
         ends = (from_scale(end) for end in (centre, centre - half, centre + half))
@@ -441,12 +512,21 @@ class PerformanceReference:
         ]
 
     def _without_support(self, batch: pl.DataFrame) -> str | None:
-        unknown = self.encoding.count_unknown(batch)
+        unknown = self.encoding.count_unknown(batch, self.matured_levels)
         column = max(unknown, key=lambda name: unknown[name], default=None)
         if column is None or unknown[column] <= MOST_UNKNOWN_ROWS * batch.height:
             return None
         share = unknown[column] / batch.height
         return f"{share:.0%} of the rows have a {column} that the reference does not know"
+
+
+def _period_of(month: str | None) -> pl.Expr:
+    of_row = pl.col(month) if month is not None else pl.lit(None, pl.Date)
+    return (12 * of_row.dt.year() + of_row.dt.month()).cast(pl.Int32).alias(PERIOD)
+
+
+def _number(month: date) -> int:
+    return 12 * month.year + month.month
 
 
 def _expect(coefficients: FloatArray, rows: _Rows) -> FloatArray:

@@ -93,7 +93,9 @@ def report_events(
         "metric", "subgroup", "estimate_error", pl.col("covered").alias("estimate_covered")
     )
     by_patient = since_release.rename({protocol.patient: "patient"})
-    watched = watch_performance(by_patient, baseline, protocol.subgroups, minimum_n=protocol.minimum_n)
+    watched = watch_performance(
+        by_patient, baseline, protocol.subgroups, minimum_n=protocol.minimum_n, latest_only=True
+    )
     alarms = subgroup_alarms(
         by_patient,
         baseline,

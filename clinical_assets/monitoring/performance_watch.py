@@ -125,6 +125,7 @@ def watch_performance(
     subgroups: Sequence[str] = (),
     metrics: Sequence[str] = WATCHED,
     minimum_n: int = 1,
+    latest_only: bool = False,
 ) -> pl.DataFrame:
     """Each metric in every month and over all months so far, with 95 % time-uniform bounds: columns of `WATCH_SCHEMA`.
 
@@ -152,6 +153,7 @@ def watch_performance(
         subgroups: Columns, each value of which is a group of its own.
         metrics: Which of `WATCHED`.
         minimum_n: Subgroups with fewer rows are left out.
+        latest_only: Leave out the first three metrics of all months but the latest, which take nearly all the time.
 
     Raises:
         PerformanceError: If a column is missing, a month is null, or a metric is not one of `WATCHED`.
@@ -163,7 +165,8 @@ def watch_performance(
     _require(rows, ("event", *([RISK] if ranked else []), ALERTED, "patient", "month", *subgroups))
     at_release = {(finding.metric, finding.subgroup): finding for finding in baseline}
     months = rows["month"].unique().sort().to_list()
-    tables = [_watch_asymptotically(rows, metric, months, at_release.get((metric, OVERALL))) for metric in ranked]
+    shown = months[-1:] if latest_only else months
+    tables = [_watch_asymptotically(rows, metric, shown, at_release.get((metric, OVERALL))) for metric in ranked]
     for metric in metrics:
         if metric in (SENSITIVITY, PPV):
             counts = _ShareCounts.of(rows, metric, months)
@@ -340,10 +343,12 @@ class _Estimate:
     """One entry a row; their sum by patient estimates how far the value would move without that patient."""
 
 
-def _watch_asymptotically(rows: pl.DataFrame, metric: str, months: list[date], finding: Finding | None) -> pl.DataFrame:
+def _watch_asymptotically(rows: pl.DataFrame, metric: str, shown: list[date], finding: Finding | None) -> pl.DataFrame:
+    """The last months of the rows, as many as are to be shown."""
     outcome, risk = checked_outcome(rows["event"]), checked_risk(rows[RISK], rows.height)
     patient, _ = patient_numbers(rows["patient"], rows.height)
     month = rows["month"].rank("dense").to_numpy().astype(np.int64) - 1
+    months = int(month.max()) + 1
     order = np.argsort(risk, kind="stable")
     outcome, risk, patient, month = outcome[order], risk[order], patient[order], month[order]
     estimate = {AUROC: _estimate_auroc, OVER_EXPECTED: _estimate_over_expected, SLOPE: _estimate_slope}[metric]
@@ -352,7 +357,7 @@ def _watch_asymptotically(rows: pl.DataFrame, metric: str, months: list[date], f
     low: list[float | None] = []
     high: list[float | None] = []
     sharpest_at = SHARPEST_AFTER_MONTHS * len(np.unique(patient[month == 0]))
-    for position in range(len(months)):
+    for position in range(months - len(shown), months):
         here, until = month == position, month <= position
         value.append(estimate(outcome[here], risk[here]).value)
         measured = estimate(outcome[until], risk[until])
@@ -361,8 +366,8 @@ def _watch_asymptotically(rows: pl.DataFrame, metric: str, months: list[date], f
         centre = measured.value if half_width is not None else None
         low.append(None if centre is None or half_width is None else centre - half_width)
         high.append(None if centre is None or half_width is None else centre + half_width)
-    n = np.cumsum(np.bincount(month, minlength=len(months)))
-    return _tabulate(metric, OVERALL, months, value, so_far, low, high, finding, n)
+    n = np.cumsum(np.bincount(month, minlength=months))[-len(shown) :]
+    return _tabulate(metric, OVERALL, shown, value, so_far, low, high, finding, n)
 
 
 def _estimate_auroc(outcome: FloatArray, risk: FloatArray) -> _Estimate:

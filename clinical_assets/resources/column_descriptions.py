@@ -13,6 +13,7 @@ COLUMN_DESCRIPTIONS = {
     "performance_reference": "Digest of the regression by which the row's event is expected",
     "event": "Whether the outcome is an event, by the protocol: 0 or 1; empty where it is not known",
     "expected_event": "Probability of the event by the regression of the release on risk and covariates",
+    "unknown_levels": "The row's levels, as column=level, that the training set of the version did not hold",
     "previous_release_risk": "Risk by the version that was released before the one that scored the row, where one was",
     "previous_release": "That version",
     "critical": "What chance alone explains in 99 of 100 looks at as many units",

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from datetime import date
 
 import numpy as np
 import polars as pl
@@ -7,6 +8,7 @@ import pytest
 from clinical_assets.evaluation.calibration import from_logit
 from clinical_assets.evaluation.findings import evaluate
 from clinical_assets.monitoring.estimated_performance import (
+    CannotEstimateError,
     EstimatedPerformance,
     EstimationError,
     PerformanceReference,
@@ -269,3 +271,97 @@ def test_every_metric_is_given_for_every_group(rng: np.random.Generator, referen
     estimate = reference.estimate(draw_rows(rng, 3_000))
     groups = ("overall", "ward=medical", "ward=surgical")
     assert [(x.subgroup, x.metric) for x in estimate.findings] == [(g, m) for g in groups for m in ESTIMATED_METRICS]
+
+
+def further(reference: PerformanceReference, rows: pl.DataFrame, month: date) -> pl.DataFrame:
+    """Matured rows of a month, with what the reference made of them when they were scored."""
+    return rows.with_columns(reference.expect(rows), reference.unknown_levels(rows), month=pl.lit(month))
+
+
+def test_months_that_matured_are_judged_by_the_regression_of_the_release_in_whatever_order(
+    rng: np.random.Generator, reference: PerformanceReference
+) -> None:
+    months = [further(reference, draw_rows(rng, 1_000), date(2025, month, 1)) for month in (1, 2)]
+    batch = draw_rows(rng, 1_000)
+    together = reference.with_matured(pl.concat(months))
+    one_by_one = reference.with_matured(months[0]).with_matured(months[1])
+    assert together.regression is reference.regression
+    assert together.estimate(batch) == one_by_one.estimate(batch)
+    assert together.overall.patients > reference.overall.patients
+    assert width(together.estimate(batch)) < width(reference.estimate(batch))
+    assert reference.with_matured(months[0].clear()) is reference
+
+
+def test_what_matured_months_realised_moves_the_estimate(
+    rng: np.random.Generator, reference: PerformanceReference
+) -> None:
+    fewer = draw_rows(rng, 6_000).with_columns(
+        event=pl.when(pl.int_range(pl.len()) % 2 == 0).then("event").otherwise(0).cast(pl.Int8)
+    )
+    estimate = reference.with_matured(further(reference, fewer, date(2025, 1, 1))).estimate(draw_rows(rng, 2_000))
+    before = reference.estimate(draw_rows(rng, 2_000))
+    moved = value(estimate, "observed_expected_ratio") / value(before, "observed_expected_ratio")
+    assert moved == pytest.approx(0.75, abs=0.08)
+
+
+def test_matured_rows_without_an_outcome_or_an_expectation_are_refused(
+    rng: np.random.Generator, reference: PerformanceReference
+) -> None:
+    rows = further(reference, draw_rows(rng, 100), date(2025, 1, 1))
+    with pytest.raises(EstimationError, match="100 of 100 matured rows have no outcome, or no expectation"):
+        reference.with_matured(rows.with_columns(expected_event=pl.lit(None, pl.Float64)))
+    with pytest.raises(EstimationError, match=r"matured rows lacks the columns \['expected_event'\]"):
+        reference.with_matured(rows.drop("expected_event"))
+
+
+def test_a_level_that_a_matured_month_has_is_no_longer_unknown(
+    rng: np.random.Generator, reference: PerformanceReference
+) -> None:
+    batch = draw_rows(rng, 1_000).with_columns(ward=pl.lit("new"))
+    assert reference.unknown_levels(batch)[0].to_list() == ["ward=new"]
+    assert reference.estimate(batch).invalid_because is not None
+    known = reference.with_matured(further(reference, batch, date(2025, 1, 1)))
+    assert known.estimate(batch).invalid_because is None
+
+
+def test_the_observed_over_expected_of_a_level_that_falls_is_that_of_the_latest_months(
+    rng: np.random.Generator,
+) -> None:
+    def draw(month: int, kept: float) -> pl.DataFrame:
+        rows = draw_rows(rng, 2_000, surgical=0.0)
+        event = rows["event"].to_numpy() * (rng.random(rows.height) < kept)
+        return rows.with_columns(pl.Series("event", event.astype(np.int8)), month=date(2025, month, 1))
+
+    def estimate(month: date | None) -> EstimatedPerformance:
+        reference = PerformanceReference.fit(
+            pl.concat([draw(1, 1.0), draw(2, 1.0)]),
+            outcome_event="event",
+            patient="patient_id",
+            covariates=("ward",),
+            subgroups=(),
+            minimum_n=200,
+            month="month",
+        )
+        months = [draw(2 + step, 1.0 - 0.08 * step) for step in range(1, 7)]
+        matured = pl.concat([rows.with_columns(reference.expect(rows)) for rows in months])
+        return reference.with_matured(matured, month="month").estimate(draw(9, 0.5), month=month)
+
+    standing, followed = estimate(None), estimate(date(2025, 9, 1))
+    assert value(standing, "observed_expected_ratio") > 0.7
+    assert value(followed, "observed_expected_ratio") < 0.62
+    assert width(followed, "observed_expected_ratio") > width(standing, "observed_expected_ratio")
+
+
+def test_the_regression_expects_on_its_own_rows_what_they_realised(rng: np.random.Generator) -> None:
+    for seed in range(20):
+        rows = draw_chronic(np.random.default_rng(seed), 60, rows_each=30)
+        overall = keep(rows).overall
+        assert overall.expected.values[3] == pytest.approx(overall.realised.values[3], rel=1e-3)
+
+
+def test_a_regression_without_a_maximum_estimates_nothing_and_says_why(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clinical_assets.monitoring.covariates.NEWTON_STEPS", 1)
+    with pytest.raises(CannotEstimateError, match="performance without outcomes cannot be told: the regression"):
+        keep(draw_rows(rng, 2_000))
