@@ -35,8 +35,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from benchmarks.sensors import CORES_OF_FIFTY, LONGEST_PAUSE_SECONDS, LOOK_SECONDS, measure_models
 from clinical_assets.demo import choose_source
 from clinical_assets.demo_figures import DemoFigures
+from clinical_assets.lifecycle.intervals import sensor_seconds
 from clinical_assets.protocol import protocol_names, read_protocol
 from clinical_assets.replay import Replay, sign_as_demonstration
 from clinical_assets.resources.home import PROJECT, Home
@@ -45,6 +47,7 @@ from clinical_assets.resources.registry import Registry
 
 MONTHS_SECONDS, GROWTH, ROWS_READ, LARGEST_MB = 160.0, 1.1, 3.0, 1_500.0
 DEMO_SECONDS, DEMO_CPU_SECONDS, FIRST_REPORT_SECONDS, FIRST_MONTH_SECONDS = 360.0, 600.0, 45.0, 90.0
+WATCHED_SECONDS, IDLE_CORES = 120.0, 0.03
 LIVE_SECONDS, RETURN_SECONDS, LIST_SECONDS = 5.0, 6.0, 6.0
 REPETITIONS = 3
 ROW_TABLES = (".features", ".predictions")
@@ -233,6 +236,21 @@ def measure_installation() -> list[Figure]:
     ]
 
 
+def measure_watching(models: int) -> list[Figure]:
+    """What one daemon and its code server take to watch so many models on which nothing happens."""
+    found = measure_models(models, WATCHED_SECONDS)
+    cores = found.daemon_cores + found.server_cores
+    target = IDLE_CORES if models <= 3 else CORES_OF_FIFTY * models / 50
+    parts = (
+        f"daemon {found.daemon_cores:.3f}, code server {found.server_cores:.3f}; {found.looks_per_second:.2f} looks/s"
+    )
+    return [
+        Figure(f"{models} idle models, a look every {sensor_seconds()} s", cores, target, "cores", parts),
+        Figure("a look, daemon and code server together", cores / found.looks_per_second, LOOK_SECONDS),
+        Figure("the longest pause between two looks", found.longest_pause_seconds, LONGEST_PAUSE_SECONDS),
+    ]
+
+
 def time_command(command: Sequence[str | Path]) -> float:
     """The median wall time of a command run from the project's folder, in seconds."""
     seconds = []
@@ -287,9 +305,7 @@ def main() -> None:
     if asked.home and not (asked.home / "dagster" / "history").is_dir():
         parser.error(f"{asked.home} is not a home on which anything has run")
     if asked.models:
-        from benchmarks.sensors import measure_models
-
-        print_figures(measure_models(asked.models), load)
+        print_figures(measure_watching(asked.models), load)
         return
     figures: list[Figure] = []
     if asked.home:

@@ -37,6 +37,13 @@ run_monitoring:
   start_timeout_seconds: 120
   poll_interval_seconds: 30
   max_runtime_seconds: 7200
+sensors:
+  use_threads: true
+  num_workers: 4
+retention:
+  sensor:
+    purge_after_days:
+      skipped: 1
 concurrency:
   runs:
     max_concurrent_runs: 4
