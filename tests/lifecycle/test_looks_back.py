@@ -34,6 +34,7 @@ from clinical_assets.lifecycle.scored_history import (
     with_previous_release,
 )
 from clinical_assets.lifecycle.scored_training import SCORED_TRAINING, with_training_scores
+from clinical_assets.monitoring.drift import STATE_SCHEMA
 from clinical_assets.monitoring.fitted_state import read_fitted, write_fitted
 from clinical_assets.monitoring.units import DriftError
 from clinical_assets.protocol import ModelVersion, ProtocolError
@@ -189,7 +190,7 @@ def test_the_evidence_of_earlier_months_is_carried_into_a_look(looks: Looks, ref
     lake.write_table(HISTORY, lake.read(HISTORY).clear(), author="a test", message="anew")
     third = [looks.compare(month) for month in EARLIER][-1]
     assert evidence_of(third) != evidence_of(alone)
-    monitor, reports = reference.drift, []
+    monitor, reports = reference.drift.resume(STATE_SCHEMA.to_frame()), []
     for month in EARLIER:
         features = lake.read(f"{MODEL}.features", month=month)
         scored = made_by(predictions(features=features, release=looks.version, **looks.asked))
