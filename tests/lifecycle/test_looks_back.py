@@ -34,6 +34,7 @@ from clinical_assets.lifecycle.scored_history import (
     with_previous_release,
 )
 from clinical_assets.lifecycle.scored_training import SCORED_TRAINING, with_training_scores
+from clinical_assets.monitoring.drift import STATE_SCHEMA
 from clinical_assets.monitoring.fitted_state import read_fitted, write_fitted
 from clinical_assets.monitoring.units import DriftError
 from clinical_assets.protocol import ModelVersion, ProtocolError
@@ -189,14 +190,14 @@ def test_the_evidence_of_earlier_months_is_carried_into_a_look(looks: Looks, ref
     lake.write_table(HISTORY, lake.read(HISTORY).clear(), author="a test", message="anew")
     third = [looks.compare(month) for month in EARLIER][-1]
     assert evidence_of(third) != evidence_of(alone)
-    monitor = reference.drift
+    monitor, reports = reference.drift.resume(STATE_SCHEMA.to_frame()), []
     for month in EARLIER:
         features = lake.read(f"{MODEL}.features", month=month)
         scored = made_by(predictions(features=features, release=looks.version, **looks.asked))
         risks = scored.select(looks.platform.protocol.unit, pl.col("risk").alias("predicted_risk"))
-        report = monitor.check(features.join(risks, on=looks.platform.protocol.unit), period=month)
-    assert evidence_of(third) == pytest.approx(evidence_of(report.columns), abs=1e-9)
-    assert third["reason"].to_list()[0] == report.reason
+        reports.append(monitor.check(features.join(risks, on=looks.platform.protocol.unit), period=month))
+    assert evidence_of(third) == pytest.approx(evidence_of(reports[-1].columns), abs=1e-9)
+    assert third["reason"][0] == reports[-1].reason
 
 
 def test_a_month_looked_at_again_says_the_same(looks: Looks) -> None:

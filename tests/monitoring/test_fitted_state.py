@@ -19,7 +19,7 @@ def draw_stays(seed: int, n: int = 3_000) -> pl.DataFrame:
     return pl.DataFrame(
         {
             "patient": rng.integers(0, 2 * n // 3, n).astype(str),
-            "month": rng.choice([date(2024, 1, 1), date(2024, 2, 1)], n).tolist(),
+            "month": [date(2024, 1 + late, 1) for late in rng.integers(0, 2, n).tolist()],
             "ward": rng.choice(["medical", "surgical", "intensive"], n),
             "creatinine_mg_dl": np.where(rng.random(n) < 0.3, np.nan, rng.lognormal(0.0, 0.4, n)),
             "age_years": rng.integers(18, 90, n),
