@@ -15,6 +15,8 @@ from clinical_assets.protocol import ModelProtocol, load_object
 from clinical_assets.resources.access_rights import make_private, refuse_open_secrets
 
 PROJECT = Path(__file__).parents[2]
+IN_HOME, IN_RAW = "$CLINICAL_HOME", "$CLINICAL_RAW"
+"""How `archives.json` begins the path of an archive that lies below the home, or below the folder of archives."""
 
 DAGSTER_YAML = """\
 # Written once, by the platform's first command on this home; from then on it is yours.
@@ -211,14 +213,17 @@ class Home:
             write_atomically(settings, DAGSTER_YAML)
 
     def choose_archive(self, model: str, path: Path, share_of_patients: float = 1.0) -> None:
-        """Feed a model of this home from a share of the archive at `path`, from now on; a choice made is kept."""
+        """Feed a model of this home from a share of the archive at `path`, from now on; a choice made is kept.
+
+        An archive below the home or below the folder of archives is kept by its place in there, since both may move.
+        """
         choices = self._choices()
-        asked = {"path": str(path), "share_of_patients": share_of_patients}
+        asked = {"path": self._placed(path), "share_of_patients": share_of_patients}
         if (chosen := choices.get(model, asked)) != asked:
+            from_there = f"{self._found(chosen['path'])} ({chosen['share_of_patients']:.0%} of its patients)"
             raise ArchiveError(
-                f"{self.root} already holds {model} data from {chosen['path']} ({chosen['share_of_patients']:.0%} of "
-                f"its patients), now asked for {path} ({share_of_patients:.0%}); choose another CLINICAL_HOME, or "
-                "start over with `make clean-demo`"
+                f"{self.root} already holds {model} data from {from_there}, now asked for {path} "
+                f"({share_of_patients:.0%}); choose another CLINICAL_HOME, or start over with `make clean-demo`"
             )
         if model not in choices:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -227,7 +232,7 @@ class Home:
     def chosen_archive(self, model: str) -> Path | None:
         """The archive that was chosen for a model of this home, if any."""
         chosen = self._choices().get(model)
-        return Path(chosen["path"]) if chosen else None
+        return self._found(chosen["path"]) if chosen else None
 
     def archive_path(self, protocol: ModelProtocol) -> Path:
         """The archive this home feeds a model from: the one chosen, else the one found in `raw`."""
@@ -251,6 +256,17 @@ class Home:
         chosen = self._choices().get(protocol.model, {})
         archive = load_object(protocol.archive).open(self.archive_path(protocol))
         return archive.sampled(chosen.get("share_of_patients", 1.0))
+
+    def _placed(self, path: Path) -> str:
+        for name, folder in ((IN_HOME, self.root), (IN_RAW, self.raw)):
+            if path.is_relative_to(folder):
+                return f"{name}/{path.relative_to(folder)}"
+        return str(path)
+
+    def _found(self, placed: str) -> Path:
+        name, _, place = placed.partition("/")
+        folder = {IN_HOME: self.root, IN_RAW: self.raw}.get(name)
+        return Path(placed) if folder is None else folder / place
 
     def _choices(self) -> dict[str, dict[str, Any]]:
         return json.loads(self.source.read_text()) if self.source.exists() else {}

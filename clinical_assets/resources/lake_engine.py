@@ -107,12 +107,34 @@ def _open(catalogue: str, data: Path) -> LakeEngine:
     for extension in ("httpfs", scanner, "ducklake"):  # httpfs brings the cryptography that writes encrypted files
         connection.load_extension(str(_extension_file(extension)))
     connection.execute("SET GLOBAL ducklake_max_retry_count = 0; SET GLOBAL TimeZone = 'UTC'")
+    # The folder in which the catalogue was made is only where the files were then: a home may move, with both.
     attach = (
-        f"ATTACH {quoted_text(f'ducklake:{address}')} AS lake"
-        f" (DATA_PATH {quoted_text(str(data))}, ENCRYPTED, DATA_INLINING_ROW_LIMIT 0{options})"
+        f"ATTACH {quoted_text(f'ducklake:{address}')} AS lake (DATA_PATH {quoted_text(str(data))},"
+        f" OVERRIDE_DATA_PATH TRUE, ENCRYPTED, DATA_INLINING_ROW_LIMIT 0{options})"
     )
     attempt("opening the lake", _PATIENCE_OPENING_SECONDS, lambda: connection.execute(attach))
+    attempt("opening the lake", _PATIENCE_OPENING_SECONDS, lambda: _require_files(connection, data))
     return LakeEngine(connection=connection, committing=threading.Lock())
+
+
+def _require_files(connection: duckdb.DuckDBPyConnection, data: Path) -> None:
+    """Raises LakeError where the catalogue was made elsewhere and its newest file is not here: not its folder."""
+    catalogue = "__ducklake_metadata_lake"
+    made_at = connection.execute(f"SELECT value FROM {catalogue}.ducklake_metadata WHERE key = 'data_path'").fetchall()
+    if Path(made_at[0][0]) == data:
+        return
+    newest = connection.execute(
+        "SELECT schemas.path, tables.path, files.path"
+        f" FROM {catalogue}.ducklake_data_file AS files JOIN {catalogue}.ducklake_table AS tables USING (table_id)"
+        f" JOIN {catalogue}.ducklake_schema AS schemas USING (schema_id)"
+        " WHERE files.end_snapshot IS NULL AND tables.end_snapshot IS NULL AND files.path_is_relative"
+        " ORDER BY data_file_id DESC LIMIT 1"
+    ).fetchall()
+    if newest and not data.joinpath(*newest[0]).exists():
+        raise LakeError(
+            f"{data} does not hold the files of this catalogue, which was made for {made_at[0][0]}; "
+            "move or restore the catalogue and its data together"
+        )
 
 
 def _extension_file(extension: str) -> Path:

@@ -6,14 +6,14 @@ Does not belong here: whether a version may be released.
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import date
 from functools import lru_cache
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 import polars as pl
 
@@ -45,10 +45,16 @@ class Registry:
     artefacts: Path
 
     def prepare(self) -> None:
-        """Bring the database to MLflow's schema and make the experiment, before any run: steps may be parallel."""
-        client = self._client()
-        if client.get_experiment_by_name(EXPERIMENT) is None:
-            client.create_experiment(EXPERIMENT, artifact_location=self.artefacts.resolve().as_uri())
+        """Bring the database to MLflow's schema and make the experiment, before any run: steps may be parallel.
+
+        MLflow keeps the folder of new files as a full path: on a home that was moved, it is set to where that is now.
+        """
+        client, here = self._client(), self.artefacts.resolve().as_uri()
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        if experiment is None:
+            client.create_experiment(EXPERIMENT, artifact_location=here)
+        elif experiment.artifact_location != here:
+            self._move_experiment(here)
 
     def register(
         self,
@@ -152,18 +158,16 @@ class Registry:
 
     def recipe(self, version: ModelVersion) -> Recipe | None:
         """How the version was made; None where that was not kept with it. Raises LearningError on a damaged one."""
-        from mlflow.artifacts import load_dict
-        from mlflow.exceptions import MlflowException
-
-        if RECIPE_FILE not in {file.path for file in self._client().list_artifacts(version.run_id)}:
+        run = self._client().get_run(version.run_id)
+        file = self._in_this_home(str(run.info.artifact_uri)) / RECIPE_FILE
+        if not file.exists():
             return None
-        with self._tracking():
-            try:
-                return Recipe.from_dict(load_dict(f"runs:/{version.run_id}/{RECIPE_FILE}"))
-            except MlflowException as error:
-                raise LearningError(
-                    f"{RECIPE_FILE} of {version.model} version {version.version} is no JSON; restore it"
-                ) from error
+        try:
+            return Recipe.from_dict(json.loads(file.read_text()))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise LearningError(
+                f"{RECIPE_FILE} of {version.model} version {version.version} is no JSON; restore it"
+            ) from error
 
     def load(self, version: ModelVersion, estimator: str) -> FittedEstimator:
         """The version's estimator, of the class at this dotted path, once its files have proved unchanged."""
@@ -175,18 +179,18 @@ class Registry:
 
     def files(self, version: ModelVersion) -> Path:
         """The folder of the version's estimator files; raises RegistryError where it is gone."""
-        from mlflow.artifacts import download_artifacts
         from mlflow.exceptions import MlflowException
 
-        with self._tracking():
-            try:
-                uri = f"models:/{version.model}/{version.version}"
-                folder = Path(download_artifacts(uri)) / "artifacts" / "estimator"
-            except (MlflowException, OSError) as error:
-                raise RegistryError(
-                    f"the files of {version.model} version {version.version} are gone; restore {self.artefacts} or "
-                    "roll back to another version"
-                ) from error
+        try:
+            uri = self._client().get_model_version_download_uri(version.model, str(version.version))
+            folder = self._in_this_home(uri) / "artifacts" / "estimator"
+        except MlflowException:
+            folder = None
+        if folder is None or not folder.is_dir():
+            raise RegistryError(
+                f"the files of {version.model} version {version.version} are gone; restore {self.artefacts} or "
+                "roll back to another version"
+            )
         return folder
 
     def release(self, version: ModelVersion) -> None:
@@ -216,16 +220,21 @@ class Registry:
 
         return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
 
-    @contextmanager
-    def _tracking(self) -> Iterator[None]:
-        import mlflow
+    def _in_this_home(self, uri: str) -> Path:
+        """Where files lie now that MLflow knows by the full path they once had: at their place in the folder here."""
+        _, _, place = unquote(urlsplit(uri).path).rpartition(f"/{self.artefacts.name}/")
+        return self.artefacts.resolve() / place
 
-        before = mlflow.get_tracking_uri()
-        mlflow.set_tracking_uri(self.uri)
+    def _move_experiment(self, location: str) -> None:
+        from sqlalchemy import create_engine, text
+
+        engine = create_engine(self.uri)
         try:
-            yield
+            with engine.begin() as connection:
+                moved = text("UPDATE experiments SET artifact_location = :location WHERE name = :name")
+                connection.execute(moved, {"location": location, "name": EXPERIMENT})
         finally:
-            mlflow.set_tracking_uri(before)
+            engine.dispose()
 
 
 # Reading an estimator takes a second, hashing its files a millisecond: they are hashed on every load, and read once.

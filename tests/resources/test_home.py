@@ -145,6 +145,25 @@ def test_each_model_has_an_archive_and_a_share_of_its_own(home: Home, tmp_path: 
     assert home.chosen_archive("retinopathy") is None
 
 
+@pytest.mark.parametrize(
+    ("folder", "kept"), [("home", "$CLINICAL_HOME/simulated/a"), ("raw", "$CLINICAL_RAW/simulated/a")]
+)
+def test_an_archive_below_home_or_archives_is_found_again_where_these_are_now(
+    home: Home, tmp_path: Path, folder: str, kept: str
+) -> None:
+    home.choose_archive("readmission", tmp_path / folder / "simulated" / "a")
+    assert json.loads(home.source.read_text())["readmission"]["path"] == kept
+    assert home.chosen_archive("readmission") == tmp_path / folder / "simulated" / "a"
+
+    moved = Home(tmp_path / "moved" / "home", tmp_path / "moved" / "raw")
+    moved.root.parent.mkdir()
+    home.root.rename(moved.root)
+    assert moved.chosen_archive("readmission") == tmp_path / "moved" / folder / "simulated" / "a"
+    moved.choose_archive("readmission", tmp_path / "moved" / folder / "simulated" / "a")
+    with pytest.raises(ArchiveError, match=rf"data from {tmp_path}/moved/{folder}/simulated/a "):
+        moved.choose_archive("readmission", tmp_path / folder / "simulated" / "a")
+
+
 def test_without_an_archive_the_error_names_the_folder_and_three_remedies(home: Home) -> None:
     with pytest.raises(ArchiveError) as refused:
         home.archive_path(PROTOCOL)

@@ -1,5 +1,6 @@
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -683,8 +684,55 @@ def test_an_error_of_the_catalogue_quotes_no_value_and_no_password() -> None:
 
 def test_the_catalogue_of_another_data_folder_is_refused(lake: Lake, tmp_path: Path) -> None:
     lake.write_month("toy.stays", JANUARY, stays(JANUARY, [1]), **RUN)
-    with pytest.raises(LakeError, match="does not match existing data path"):
+    with pytest.raises(
+        LakeError, match=r"elsewhere does not hold the files of this catalogue, which was made for .*data"
+    ):
         Lake(lake.catalogue, tmp_path / "elsewhere").tables()
+
+
+MOVED = """
+import sys
+from datetime import date, timedelta
+from pathlib import Path
+import polars as pl
+from clinical_assets.resources.lake import Lake
+
+lake = Lake(sys.argv[1] + "/catalogue.sqlite", Path(sys.argv[1]) / "data")
+print(sorted(lake.read("toy.stays", month=date(2025, 1, 1))["days"]))
+frame = pl.DataFrame({"month": [date(2025, 2, 1)], "days": [7]})
+lake.write_month("toy.stays", date(2025, 2, 1), frame, author="", message="")
+lake.write_month("toy.stays", date(2025, 1, 1), frame.with_columns(month=date(2025, 1, 1)), author="", message="")
+print(sorted(lake.read("toy.stays")["days"]), lake.delete_orphaned_files(timedelta(hours=1)))
+"""
+
+
+@pytest.mark.parametrize("old_stays", [False, True], ids=["moved", "copied"])
+def test_a_lake_can_be_moved_or_copied_and_a_copy_leaves_the_original_alone(tmp_path: Path, old_stays: bool) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    lake = Lake(str(old / "catalogue.sqlite"), old / "data")
+    write = (
+        "import sys; from pathlib import Path; from test_lake import *; lake = Lake(sys.argv[1], Path(sys.argv[2]));"
+    )
+    write += "lake.write_month('toy.stays', JANUARY, stays(JANUARY, [1, 2]), **RUN)"
+    path = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    command = [sys.executable, "-c", write, lake.catalogue, str(lake.data)]
+    subprocess.run(command, check=True, timeout=60, env=os.environ | path)
+    (orphan := old / "data" / "toy" / "stays" / "ducklake-orphan.parquet").touch()
+    os.utime(orphan, (1.0, 1.0))
+    if old_stays:
+        shutil.copytree(old, new)
+    else:
+        old.rename(new)
+    originals = sorted(old.rglob("*.parquet"))
+
+    told = subprocess.run(
+        [sys.executable, "-c", MOVED, str(new)], check=True, timeout=60, capture_output=True, text=True
+    )
+    assert told.stdout.splitlines() == ["[1, 2]", "[7, 7] 1"]
+    assert not (new / "data" / "toy" / "stays" / "ducklake-orphan.parquet").exists()
+    assert sorted(old.rglob("*.parquet")) == originals
+    assert len(originals) == (2 if old_stays else 0)
+    assert days(Lake(str(new / "catalogue.sqlite"), new / "data")) == [7, 7]
 
 
 def test_only_old_files_that_no_snapshot_knows_are_deleted(lake: Lake, tmp_path: Path) -> None:
