@@ -29,6 +29,7 @@ def resources() -> dg.Definitions:
     lake = LakeResource(catalogue=str(home.lake_catalogue), data=str(home.lake_data))
     registry = RegistryResource(uri=home.registry_uri, artefacts=str(home.registry_artefacts))
     return dg.Definitions(
+        executor=dg.in_process_executor,  # of runs that no job of ours describes, as those of automation conditions
         resources={
             "home": home_folder,
             "lake": lake,

@@ -19,12 +19,14 @@ from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGra
 from dagster._core.definitions.declarative_automation.operands.operands import CronTickPassedCondition
 from dagster._core.definitions.metadata import RawMetadataMapping, normalize_metadata
 from dagster._core.definitions.sensor_definition import SensorExecutionData
+from dagster._core.storage.tags import ASSET_PARTITION_RANGE_START_TAG as RANGE_START
 from dagster._daemon.asset_daemon import asset_daemon_cursor_from_instigator_serialized_cursor
 from dagster._time import datetime_from_timestamp, get_current_datetime
 from dagster._utils.schedules import get_next_cron_tick
 
+from clinical_assets.lifecycle.automation import IN_FLIGHT
 from clinical_assets.lifecycle.event_index import new_events, runs_of
-from clinical_assets.lifecycle.incidents import MODEL
+from clinical_assets.lifecycle.incidents import MODEL, PARTITION
 from clinical_assets.lifecycle.intervals import LONGEST_PAUSE_SECONDS, sensor_seconds
 from clinical_assets.lifecycle.launch import TRIGGER
 from clinical_assets.protocol import ModelProtocol
@@ -69,6 +71,11 @@ class MonthsFlow(dg.AutomationConditionSensorDefinition):
             self._watched = Watched.of(context.repository_def.asset_graph, self.asset_selection)
         model = self.run_tags[MODEL]
         if why_evaluate(context.instance, model, self._watched, context.cursor, get_current_datetime()):
+            # Half a month is no state to judge by: what the run is yet to make would be asked for a second time.
+            if is_month_at_work(context.instance, model):
+                return SensorExecutionData(
+                    skip_message=f"a run makes a month of {model}; its end is waited for", cursor=context.cursor
+                )
             return super().evaluate_tick(context)
         return SensorExecutionData(
             skip_message=f"nothing that the conditions of {model} look at has changed", cursor=context.cursor
@@ -110,6 +117,12 @@ def why_evaluate(instance: dg.DagsterInstance, model: str, watched: Watched, cur
     if news.materialised or news.checked:
         return "an asset was materialised or checked"
     return "a run has ended" if runs_of(instance, news.ended, model) else ""
+
+
+def is_month_at_work(instance: dg.DagsterInstance, model: str) -> bool:
+    """Whether a run makes assets of one of the model's months, or of several."""
+    at_work = instance.get_runs(dg.RunsFilter(tags={MODEL: model}, statuses=IN_FLIGHT))
+    return any(PARTITION in run.tags or RANGE_START in run.tags for run in at_work)
 
 
 @lru_cache(maxsize=256)

@@ -5,6 +5,7 @@ Belongs here: which references there are, and reading and keeping them. Does not
 
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 
 import polars as pl
 
@@ -66,7 +67,7 @@ def release_reference(lake: Lake, version: ModelVersion, protocol: ModelProtocol
         # One kept by other code, whose parts had other fields, is fitted anew.
         with suppress(FittedStateError):
             for content in lake.read(table, where=kept, columns=["fitted_reference"])["fitted_reference"]:
-                return read_fitted(content, STORED_CLASSES)
+                return _opened(content)
     fitted = fit_release_reference(lake, version, protocol)
     row = pl.DataFrame(
         {
@@ -87,6 +88,12 @@ def release_reference(lake: Lake, version: ModelVersion, protocol: ModelProtocol
         comments={name: COLUMN_DESCRIPTIONS[name] for name in row.columns},
     )
     return fitted
+
+
+# A month's looks ask for the same reference one after another; what the bytes hold depends on nothing else.
+@lru_cache(maxsize=4)
+def _opened(content: bytes) -> ReleaseReference:
+    return read_fitted(content, STORED_CLASSES)
 
 
 def fit_release_reference(lake: Lake, version: ModelVersion, protocol: ModelProtocol) -> ReleaseReference:

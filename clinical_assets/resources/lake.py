@@ -34,6 +34,7 @@ from clinical_assets.resources.lake_engine import (
     quoted_name,
     quoted_table,
     quoted_text,
+    turn_to_write,
 )
 from clinical_assets.resources.lake_write import Write
 
@@ -167,7 +168,9 @@ class Lake:
                 last = _number(cursor, "SELECT coalesce(max(id), 0) FROM lake.last_committed_snapshot()")
             return max(base, last), columns
 
-        (snapshot, columns), attempts = self._run(commit, ", ".join(write.table for write in writes))
+        named = ", ".join(write.table for write in writes)
+        with turn_to_write(self.catalogue, named, self.retry_seconds):
+            (snapshot, columns), attempts = self._run(commit, named)
         return Commit(snapshot, sum(write.frame.height for write in storable), attempts, columns)
 
     def read(

@@ -7,6 +7,7 @@ Never open (or copy) an SQLite catalogue in a process that holds the lake: closi
 the locks of the engine.
 """
 
+import fcntl
 import importlib
 import itertools
 import os
@@ -14,7 +15,8 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -86,6 +88,38 @@ def attempt(what: str, patience_seconds: float, action: Callable[[], T]) -> tupl
             raise LakeError(f"{what}: other writers kept the lake busy ({waited}); try again later: {reason}")
         time.sleep(random.uniform(0.0, min(1.0, 0.02 * 2.0**attempts)))
     raise AssertionError("unreachable: the loop ends by returning or raising")
+
+
+@contextmanager
+def turn_to_write(catalogue: str, what: str, patience_seconds: float) -> Iterator[None]:
+    """Alone as a writer of a lake in SQLite, among all processes of this machine, until the block ends.
+
+    SQLite takes one writer at a time, and fails the commit of one who began before another's: a long write would begin
+    again and again while short ones pass it. Readers wait for nobody; a killed writer holds no turn; on Postgres none
+    is needed. Raises LakeError where the turn does not come in time.
+    """
+    if catalogue.startswith(_POSTGRES):
+        yield
+        return
+    path = Path(catalogue).absolute()
+    turn = os.open(path.with_name(f"{path.name}.turn"), os.O_CREAT | os.O_RDWR, 0o600)
+    deadline = time.monotonic() + patience_seconds
+    try:
+        while not _is_taken(turn):
+            if time.monotonic() > deadline:
+                raise LakeError(f"{what}: other writers kept the lake busy for {patience_seconds:g} s; try again later")
+            time.sleep(random.uniform(0.002, 0.02))
+        yield
+    finally:
+        os.close(turn)
+
+
+def _is_taken(turn: int) -> bool:
+    try:
+        fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _open(catalogue: str, data: Path) -> LakeEngine:
