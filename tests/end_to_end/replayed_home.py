@@ -1,6 +1,6 @@
 """A home on which the demonstration's replay has run, to the month after which the simulated archive has drifted.
 
-The driver interrupts the demonstration twice, lets the real daemon release and retrain, kills one retraining, and notes
+The driver interrupts the demonstration, lets the real daemon release and retrain, kills one retraining, and notes
 what held at each moment; the tests say what must have held.
 """
 
@@ -82,7 +82,7 @@ class ReplayedHome:
     protocol: ModelProtocol
     archive: Path
     validated: Path
-    interruptions: tuple[Interruption, ...]
+    stopped: Interruption
     keys_made: tuple[Result, ...]
     declined: Result
     first_signature: Result
@@ -179,20 +179,20 @@ def replay(root: Path) -> Iterator[ReplayedHome]:
 
 
 def drive(home: Home, instance: dg.DagsterInstance, root: Path) -> ReplayedHome:
-    """The demonstration, stopped twice, and then what it would have done, under our eyes."""
-    first = interrupted_demo(home, instance, months=3)
-    second = interrupted_demo(home, instance, months=len(first.months) + 2)
+    """The demonstration, stopped in the middle of its first training, and then what it would have done."""
+    stopped = interrupted_demo(home, instance)
     lake = Lake(str(home.lake_catalogue), home.lake_data)
     registry = Registry(home.registry_uri, home.registry_artefacts)
     with daemon(home, instance) as watching, Progress(disable=True) as progress:
-        replayed = Replay(home, lake, registry, instance, read_protocol(MODEL), progress, watching)
-        return through_the_drift(replayed, (first, second), root)
+        watching.await_daemon()
+        replayed = Replay(home, lake, registry, instance, read_protocol(MODEL), progress)
+        return through_the_drift(replayed, stopped, root)
 
 
-def interrupted_demo(home: Home, instance: dg.DagsterInstance, months: int) -> Interruption:
-    """Start the demonstration, and stop it as Ctrl-C does: in the middle of a run, once so many months are there."""
+def interrupted_demo(home: Home, instance: dg.DagsterInstance) -> Interruption:
+    """Start the demonstration, and stop it as Ctrl-C does: in the middle of the run that trains its first model."""
     command = [sys.executable, "-m", "clinical_assets.cli", "demo", "--data", "simulated", "--model", MODEL]
-    intake = dg.RunsFilter(job_name=f"{MODEL}_intake", statuses=[dg.DagsterRunStatus.STARTED])
+    training = dg.RunsFilter(job_name=f"{MODEL}_retraining", statuses=[dg.DagsterRunStatus.STARTED])
 
     def taken_in() -> set[str]:
         return instance.get_materialized_partitions(dg.AssetKey([MODEL, "features"]))
@@ -202,8 +202,8 @@ def interrupted_demo(home: Home, instance: dg.DagsterInstance, months: int) -> I
     ) as demo:
         try:
             wait_until(
-                lambda: demo.poll() is not None or (len(taken_in()) >= months and instance.get_runs(intake)),
-                f"a demonstration that takes in its month {months}",
+                lambda: demo.poll() is not None or bool(instance.get_runs(training)),
+                "a demonstration that trains its first model",
             )
             demo.send_signal(signal.SIGINT)
             told, _ = demo.communicate(timeout=PATIENCE_SECONDS)
@@ -212,16 +212,12 @@ def interrupted_demo(home: Home, instance: dg.DagsterInstance, months: int) -> I
     return Interruption(demo.returncode, told, frozenset(taken_in()), processes_on(home))
 
 
-def through_the_drift(replay: Replay, interruptions: tuple[Interruption, ...], root: Path) -> ReplayedHome:
+def through_the_drift(replay: Replay, stopped: Interruption, root: Path) -> ReplayedHome:
     """First model, release by the daemon, months up to the drift, a retraining that is killed, and its repetition."""
     home, instance, lake, protocol = replay.home, replay.instance, replay.lake, replay.protocol
     months = [date(2024, 1, 1)]
     while months[-1] < DRIFTED:
         months.append(month_after(months[-1]))
-    taken_in = replay._partitions("features")
-    for month in months[: protocol.development_months]:
-        if month not in taken_in:
-            replay._job("intake", month)
     replay._job("retraining")
 
     people = {role: f"{role}_of_the_house" for role in protocol.sign_off.roles}
@@ -290,7 +286,7 @@ def through_the_drift(replay: Replay, interruptions: tuple[Interruption, ...], r
         protocol=protocol,
         archive=archive,
         validated=validated,
-        interruptions=interruptions,
+        stopped=stopped,
         keys_made=keys_made,
         declined=declined,
         first_signature=first_signature,

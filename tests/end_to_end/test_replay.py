@@ -231,17 +231,15 @@ def test_no_identifier_of_the_archive_is_in_any_table(replayed: ReplayedHome, ca
 
 
 def test_a_demonstration_that_is_stopped_says_so_in_one_line_and_leaves_no_process(replayed: ReplayedHome) -> None:
-    for stopped in replayed.interruptions:
-        assert stopped.exit_code == 1
-        assert "Traceback" not in stopped.told
-        assert "clinical: stopped; the same command goes on from here" in stopped.told
-        assert stopped.still_running == []
+    assert replayed.stopped.exit_code == 1
+    assert "Traceback" not in replayed.stopped.told
+    assert "clinical: stopped; the same command goes on from here" in replayed.stopped.told
+    assert replayed.stopped.still_running == []
 
 
 def test_a_demonstration_that_is_started_again_goes_on_where_it_was(replayed: ReplayedHome) -> None:
-    first, second = replayed.interruptions
-    assert first.months < second.months
-    for month in second.months:
+    assert len(replayed.stopped.months) == replayed.protocol.development_months
+    for month in replayed.stopped.months:
         taken_in = replayed.instance.fetch_materializations(
             dg.AssetRecordsFilter(dg.AssetKey([MODEL, "features"]), asset_partitions=[month]), limit=10
         ).records
