@@ -6,6 +6,7 @@ Belongs here: where things lie and who may read them. Does not belong here: what
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from clinical_assets.protocol import ModelProtocol, load_object
 from clinical_assets.resources.access_rights import make_private, refuse_open_secrets
 
 PROJECT = Path(__file__).parents[2]
-IN_HOME, IN_RAW = "$CLINICAL_HOME", "$CLINICAL_RAW"
-"""How `archives.json` begins the path of an archive that lies below the home, or below the folder of archives."""
+IN_HOME = "$CLINICAL_HOME"
+"""How `archives.json` begins the path of an archive that lies below the home, and moves with it."""
 
 DAGSTER_YAML = """\
 # Written once, by the platform's first command on this home; from then on it is yours.
@@ -215,12 +216,17 @@ class Home:
     def choose_archive(self, model: str, path: Path, share_of_patients: float = 1.0) -> None:
         """Feed a model of this home from a share of the archive at `path`, from now on; a choice made is kept.
 
-        An archive below the home or below the folder of archives is kept by its place in there, since both may move.
+        An archive below the home or below the folder of archives is found again where these have moved to.
         """
         choices = self._choices()
-        asked = {"path": self._placed(path), "share_of_patients": share_of_patients}
-        if (chosen := choices.get(model, asked)) != asked:
-            from_there = f"{self._found(chosen['path'])} ({chosen['share_of_patients']:.0%} of its patients)"
+        asked: dict[str, Any] = {"path": str(path), "share_of_patients": share_of_patients}
+        if path.is_relative_to(self.root):
+            asked["path"] = f"{IN_HOME}/{path.relative_to(self.root)}"
+        elif path.is_relative_to(self.raw):
+            asked["below_raw"] = str(path.relative_to(self.raw))
+        chosen = choices.get(model, asked)
+        if (self._found(chosen), chosen["share_of_patients"]) != (path, share_of_patients):
+            from_there = f"{self._found(chosen)} ({chosen['share_of_patients']:.0%} of its patients)"
             raise ArchiveError(
                 f"{self.root} already holds {model} data from {from_there}, now asked for {path} "
                 f"({share_of_patients:.0%}); choose another CLINICAL_HOME, or start over with `make clean-demo`"
@@ -232,7 +238,7 @@ class Home:
     def chosen_archive(self, model: str) -> Path | None:
         """The archive that was chosen for a model of this home, if any."""
         chosen = self._choices().get(model)
-        return self._found(chosen["path"]) if chosen else None
+        return self._found(chosen) if chosen else None
 
     def archive_path(self, protocol: ModelProtocol) -> Path:
         """The archive this home feeds a model from: the one chosen, else the one found in `raw`."""
@@ -257,16 +263,13 @@ class Home:
         archive = load_object(protocol.archive).open(self.archive_path(protocol))
         return archive.sampled(chosen.get("share_of_patients", 1.0))
 
-    def _placed(self, path: Path) -> str:
-        for name, folder in ((IN_HOME, self.root), (IN_RAW, self.raw)):
-            if path.is_relative_to(folder):
-                return f"{name}/{path.relative_to(folder)}"
-        return str(path)
-
-    def _found(self, placed: str) -> Path:
-        name, _, place = placed.partition("/")
-        folder = {IN_HOME: self.root, IN_RAW: self.raw}.get(name)
-        return Path(placed) if folder is None else folder / place
+    def _found(self, chosen: Mapping[str, Any]) -> Path:
+        """Where a chosen archive is: in this home; at its full path; else, if that is gone, at its place in `raw`."""
+        name, _, place = chosen["path"].partition("/")
+        if name == IN_HOME:
+            return self.root / place
+        path = Path(chosen["path"])
+        return self.raw / chosen["below_raw"] if "below_raw" in chosen and not path.exists() else path
 
     def _choices(self) -> dict[str, dict[str, Any]]:
         return json.loads(self.source.read_text()) if self.source.exists() else {}

@@ -145,23 +145,35 @@ def test_each_model_has_an_archive_and_a_share_of_its_own(home: Home, tmp_path: 
     assert home.chosen_archive("retinopathy") is None
 
 
-@pytest.mark.parametrize(
-    ("folder", "kept"), [("home", "$CLINICAL_HOME/simulated/a"), ("raw", "$CLINICAL_RAW/simulated/a")]
-)
+@pytest.mark.parametrize("folder", ["home", "raw"])
 def test_an_archive_below_home_or_archives_is_found_again_where_these_are_now(
-    home: Home, tmp_path: Path, folder: str, kept: str
+    home: Home, tmp_path: Path, folder: str
 ) -> None:
-    home.choose_archive("readmission", tmp_path / folder / "simulated" / "a")
-    assert json.loads(home.source.read_text())["readmission"]["path"] == kept
-    assert home.chosen_archive("readmission") == tmp_path / folder / "simulated" / "a"
+    place, moved = Path(folder) / "simulated" / "a", Home(tmp_path / "moved" / "home", tmp_path / "moved" / "raw")
+    (tmp_path / place).mkdir(parents=True)
+    home.choose_archive("readmission", tmp_path / place)
+    assert home.chosen_archive("readmission") == tmp_path / place
 
-    moved = Home(tmp_path / "moved" / "home", tmp_path / "moved" / "raw")
     moved.root.parent.mkdir()
-    home.root.rename(moved.root)
-    assert moved.chosen_archive("readmission") == tmp_path / "moved" / folder / "simulated" / "a"
-    moved.choose_archive("readmission", tmp_path / "moved" / folder / "simulated" / "a")
-    with pytest.raises(ArchiveError, match=rf"data from {tmp_path}/moved/{folder}/simulated/a "):
-        moved.choose_archive("readmission", tmp_path / folder / "simulated" / "a")
+    for was, now in ((home.root, moved.root), (home.raw, moved.raw)):
+        if was.exists():
+            was.rename(now)
+    assert moved.chosen_archive("readmission") == tmp_path / "moved" / place
+    moved.choose_archive("readmission", tmp_path / "moved" / place)
+    with pytest.raises(ArchiveError, match=rf"data from {tmp_path / 'moved' / place} "):
+        moved.choose_archive("readmission", tmp_path / place)
+
+
+def test_a_home_does_not_turn_to_another_archive_because_archives_are_looked_for_elsewhere(
+    home: Home, tmp_path: Path
+) -> None:
+    for raw in ("raw", "other"):
+        (tmp_path / raw / "a").mkdir(parents=True)
+    home.choose_archive("readmission", tmp_path / "raw" / "a")
+    turned = replace(home, raw=tmp_path / "other")
+    assert turned.chosen_archive("readmission") == tmp_path / "raw" / "a"
+    with pytest.raises(ArchiveError, match=rf"already holds readmission data from {tmp_path}/raw/a "):
+        turned.choose_archive("readmission", tmp_path / "other" / "a")
 
 
 def test_without_an_archive_the_error_names_the_folder_and_three_remedies(home: Home) -> None:
