@@ -1,35 +1,18 @@
-"""What every test may use: the real archives, where there are any; and which tests share a process of `make test`."""
+"""What every test may use: the real archives, where there are any; and which tests of `make test` begin."""
 
 import os
 from pathlib import Path
 
 import pytest
-from xdist.remote import Producer
-from xdist.scheduler import LoadScopeScheduling
 
 TESTS = Path(__file__).parent
-SHARED_HOMES = ("end_to_end", "lifecycle")
-"""Folders whose tests share a home that takes minutes to make, the slowest first."""
-
-
-class OneProcessAHome(LoadScopeScheduling):
-    """Which tests run one after another in the same process: those of a file, and of a folder that shares a home."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        folder = Path(file).parts[1]
-        return folder if folder in SHARED_HOMES else file
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> OneProcessAHome:
-    """How tests are shared out where they run in several processes."""
-    return OneProcessAHome(config, log)
+LONGEST_FIRST = ("end_to_end", "own_model", "lifecycle", "test_notebook.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In several processes the longest work begins first."""
+    """In several processes the longest work begins first; the tests of a file are in one of them (--dist loadfile)."""
     if os.environ.get("PYTEST_XDIST_WORKER"):
-        items.sort(key=lambda item: [item.path.is_relative_to(TESTS / name) for name in SHARED_HOMES], reverse=True)
+        items.sort(key=lambda item: [item.path.is_relative_to(TESTS / name) for name in LONGEST_FIRST], reverse=True)
 
 
 @pytest.fixture(scope="session")

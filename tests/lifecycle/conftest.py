@@ -2,14 +2,18 @@
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import polars as pl
 import pytest
 from champion_moves import platform_of, sign
-from small_fundus import NewCamera, bring_a_new_camera
-from small_icu import SilentMonth, run_a_silent_month
+from kept_homes import kept, made_once
+from small_fundus import NewCamera, bring_a_new_camera, screening_protocol
+from small_icu import SilentMonth, icu_protocol, run_a_silent_month
 from small_platform import (
     MODEL,
     MONTHS,
@@ -48,11 +52,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.filterwarnings(ignored))
 
 
+def simulate(folder: Path) -> None:
+    """About 6,000 encounters and the code tables of a simulated archive."""
+    rows, codes = unpack(DIABETES130.simulate(folder, seed=3))
+    sample_of(rows, 6_000).write_parquet(folder / "encounters.parquet")
+    (folder / "codes.csv").write_bytes(codes)
+
+
 @pytest.fixture(scope="session")
 def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[pl.DataFrame, bytes]:
-    """About 6,000 encounters and the code tables of a simulated archive."""
-    rows, codes = unpack(DIABETES130.simulate(tmp_path_factory.mktemp("simulated"), seed=3))
-    return sample_of(rows, 6_000), codes
+    with made_once(tmp_path_factory, "simulated", simulate) as (folder, _):
+        return pl.read_parquet(folder / "encounters.parquet"), (folder / "codes.csv").read_bytes()
 
 
 @pytest.fixture(scope="session")
@@ -65,29 +75,44 @@ def build_archive(tmp_path: Path, published: tuple[pl.DataFrame, bytes]) -> Buil
     return lambda rows: write_archive(tmp_path / "raw" / "dataset_diabetes", rows, published[1])
 
 
-@pytest.fixture(scope="session")
-def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """The home of all models of these tests, since preparing a registry takes seconds; the pseudonyms are known.
+def home_in(folder: Path) -> Home:
+    return Home(folder / "home", folder / "raw")
+
+
+@contextmanager
+def instance_of(folder: Path, story: str) -> Iterator[dg.DagsterInstance]:
+    """What Dagster has seen of one model's story on the shared home, on disk, beside the home's own."""
+    seen = folder / f"seen-{story}"
+    if not seen.exists():
+        seen.mkdir()
+        shutil.copy(home_in(folder).dagster / "dagster.yaml", seen)
+    with dg.DagsterInstance.from_config(str(seen)) as instance:
+        yield instance
+
+
+def tell_all_stories(folder: Path, published: tuple[pl.DataFrame, bytes]) -> dict[str, dict[str, Any]]:
+    """The home of all models of these tests: a table, hours of intensive care, and images; the pseudonyms are known.
 
     Their key decides which patient is in which split, and in small cohorts each split must have both outcomes.
     """
-    folder = tmp_path_factory.mktemp("shared")
-    home = Home(folder / "home", folder / "raw")
+    home = home_in(folder)
     home.prepare()
     home.pseudonym_key.write_bytes(bytes(range(KEY_BYTES)))
     home.pseudonym_key.chmod(0o600)
     Registry(home.registry_uri, home.registry_artefacts).prepare()
-    return home
+    write_archive(home.raw / "dataset_diabetes", *published)
+    tellers = {"developed": develop, "silent_month": run_a_silent_month, "new_camera": bring_a_new_camera}
+    told = {}
+    for story, tell in tellers.items():
+        with instance_of(folder, story) as instance:
+            told[story] = tell(home, instance)
+    return told
 
 
-@pytest.fixture(scope="session")
-def developed(shared_home: Home, published: tuple[pl.DataFrame, bytes]) -> Developed:
+def develop(home: Home, instance: dg.DagsterInstance) -> dict[str, Any]:
     """Four months arrive, version 1 is trained, signed and released, a fifth month arrives, version 2 is trained."""
-    archive = write_archive(shared_home.raw / "dataset_diabetes", *published)
-    platform = SmallPlatform.at(shared_home, archive, small_protocol())
-    instance = dg.DagsterInstance.ephemeral()
-    for month in MONTHS[:4]:
-        platform.run("intake", month, instance)
+    platform = SmallPlatform.at(home, home.raw / "dataset_diabetes", small_protocol())
+    platform.run_together("intake", MONTHS[:4], instance)
     platform.run("retraining", instance=instance)
     champion = platform.registry.challenger(MODEL)
     for role in ROLES:
@@ -95,19 +120,42 @@ def developed(shared_home: Home, published: tuple[pl.DataFrame, bytes]) -> Devel
     platform.run("release", instance=instance)
     platform.run("month", MONTHS[4], instance)
     platform.run("retraining", instance=instance)
-    return Developed(platform, instance, champion, platform.registry.challenger(MODEL))
+    return {"champion": champion, "candidate": platform.registry.challenger(MODEL)}
+
+
+Told = tuple[Path, dict[str, dict[str, Any]]]
 
 
 @pytest.fixture(scope="session")
-def silent_month(shared_home: Home) -> SilentMonth:
+def told(tmp_path_factory: pytest.TempPathFactory, published: tuple[pl.DataFrame, bytes]) -> Told:
+    """A copy of the shared home for this process alone, and what happened on it."""
+    return kept(tmp_path_factory, "shared", partial(tell_all_stories, published=published))
+
+
+@pytest.fixture(scope="session")
+def developed(told: Told) -> Iterator[Developed]:
+    """A released version 1, five months, and version 2, a candidate."""
+    folder, stories = told
+    with instance_of(folder, "developed") as instance:
+        yield Developed(SmallPlatform(home_in(folder), small_protocol()), instance, **stories["developed"])
+
+
+@pytest.fixture(scope="session")
+def silent_month(told: Told) -> Iterator[SilentMonth]:
     """A model of another kind on the same lifecycle: hours of intensive care, two hospitals, a silent month."""
-    return run_a_silent_month(shared_home)
+    folder, stories = told
+    with instance_of(folder, "silent_month") as instance:
+        yield SilentMonth(SmallPlatform(home_in(folder), icu_protocol()), instance, **stories["silent_month"])
 
 
 @pytest.fixture(scope="session")
-def new_camera(shared_home: Home) -> NewCamera:
+def new_camera(told: Told) -> Iterator[NewCamera]:
     """And images: three months of one camera, and a fourth of another."""
-    return bring_a_new_camera(shared_home)
+    folder, stories = told
+    home, story = home_in(folder), stories["new_camera"]
+    with instance_of(folder, "new_camera") as instance:
+        platform = SmallPlatform(home, screening_protocol())
+        yield NewCamera(platform, instance, story["version"], home.raw / story["archive"])
 
 
 MOVES = (LEDGER_TABLE, EVENT_TABLE, INCIDENT_TABLE)

@@ -1,7 +1,7 @@
 """A small platform for tests: a simulated archive in the publisher's layout, a home fed from it, its own jobs."""
 
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -10,6 +10,8 @@ from typing import Any, cast
 import dagster as dg
 import polars as pl
 import pytest
+from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG as RANGE_END
+from dagster._core.storage.tags import ASSET_PARTITION_RANGE_START_TAG as RANGE_START
 
 from clinical_assets.archives.archive import SIMULATED_MARKER
 from clinical_assets.archives.diabetes130 import CODES_FILE, DATA_FILE
@@ -174,6 +176,11 @@ class SmallPlatform:
         return definitions.resolve_job_def(PUBLICATION).execute_in_process(
             instance=instance, run_config=QUIET, raise_on_error=raise_on_error
         )
+
+    def run_together(self, job: str, months: Sequence[date], instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+        """One of the model's jobs for several months in one run, in process."""
+        first, last = (f"{month:%Y-%m}" for month in (months[0], months[-1]))
+        return self.run(job, instance=instance, tags={RANGE_START: first, RANGE_END: last})
 
     def sign(
         self,
