@@ -18,7 +18,7 @@ dev: $(READY)
 
 # No more processes than this: each takes up to 3 GB.
 test: $(READY)
-	@$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/pytest --numprocesses logical --maxprocesses 4 --no-loadscope-reorder
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -76,13 +76,13 @@ def run_demo(home: Home, data: DataChoice, console: Console, models: Sequence[st
     # Whatever asks this process to end, Ctrl-C or a service manager, its daemon and its replays end with it.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     protocols = [read_protocol(model) for model in models]
-    home.prepare()
     for protocol in protocols:
         archive = choose_source(home, protocol, data, console)
         path = f", from {archive.path}" if protocol.archive else ""
         part = "" if archive.share_of_patients == 1.0 else f", {archive.share_of_patients:.0%} of its patients"
         console.print(f"{protocol.title}: {archive.data_origin}{path}{part}", soft_wrap=True)
     console.print(f"{CALENDAR_NOTE} The signers are demonstrations.", soft_wrap=True)
+    home.prepare()
     registry = Registry(home.registry_uri, home.registry_artefacts)
     registry.prepare()
     demonstration_signer(home, PRIVACY_OFFICER)  # without one, nobody could ever say who is behind a pseudonym

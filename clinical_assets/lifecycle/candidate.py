@@ -48,6 +48,9 @@ from clinical_assets.resources.registry import CHAMPION, FIRST_RELEASE, Registry
 
 RESAMPLES = 500
 
+MONTHS_AT_ONCE = 4
+PLACE = "place_in_training_set"
+
 RECALIBRATIONS = {
     Repair.RECALIBRATE_INTERCEPT: fit_recalibration_intercept,
     Repair.RECALIBRATE_SLOPE: fit_recalibration_slope,
@@ -74,25 +77,57 @@ def refuse_mixed_protocols(protocol: ModelProtocol, recorded: Iterable[str], ups
 
 
 def read_training_rows(
-    lake: Lake, protocol: ModelProtocol, snapshot: int, columns: Sequence[str] | None = None
+    lake: Lake,
+    protocol: ModelProtocol,
+    snapshot: int,
+    columns: Sequence[str] | None = None,
+    split: str | None = None,
 ) -> pl.DataFrame:
     """The rows of the training set at a snapshot of the lake, with the features they had when it was drawn.
 
-    With `columns`, of the features these, the unit, the month and where the row comes from alone.
-    Raises ProtocolError where rows of the training set have no features any more.
+    With `columns`, of the features these, the unit, the month and where the row comes from alone; with `split` the rows
+    of this split alone. Raises ProtocolError where rows of the training set have no features any more.
     """
     drawn = lake.read(f"{protocol.model}.training_set", snapshot=snapshot)
-    months, drawn_at = drawn["month"].unique().sort().to_list(), drawn["features_snapshot"][0]
+    drawn_at: int = drawn["features_snapshot"][0]
+    drawn = drawn if split is None else drawn.filter(split=split)
+    parts = drawn.select(protocol.unit, "split", "protocol_sha256").with_row_index(PLACE)
     wanted = list(dict.fromkeys((protocol.unit, "month", "data_origin", *columns))) if columns is not None else None
-    features = lake.read(f"{protocol.model}.features", months=months, snapshot=drawn_at, columns=wanted)
-    parts = drawn.select(protocol.unit, "split", "protocol_sha256")
-    rows = parts.join(features, on=protocol.unit, how="inner", maintain_order="left")
+    # Some months at a time, and columns are put in order one by one: the whole is never held twice.
+    months = drawn["month"].unique().sort().to_list()
+    table = f"{protocol.model}.features"
+    some_months = (months[at : at + MONTHS_AT_ONCE] for at in range(0, len(months), MONTHS_AT_ONCE))
+    rows = pl.concat(
+        [
+            parts.clear(),
+            *(
+                parts.join(
+                    lake.read(table, months=some, snapshot=drawn_at, columns=wanted),
+                    on=protocol.unit,
+                    how="inner",
+                    maintain_order="left",
+                )
+                for some in some_months
+            ),
+        ],
+        how="diagonal",
+    )
+    rows = _in_order(rows)
     if lost := drawn.height - rows.height:
         raise ProtocolError(
             f"{protocol.model}.training_set: {lost:,} of {drawn.height:,} rows have no features at snapshot "
             f"{drawn_at}; materialise the training set again"
         )
     return rows
+
+
+def _in_order(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows by their place, without it; what is given is used up."""
+    place = rows.drop_in_place(PLACE)
+    if place.is_sorted():
+        return rows
+    order = place.arg_sort()
+    return pl.DataFrame([rows.drop_in_place(name).gather(order) for name in rows.columns])
 
 
 def make_estimator(
@@ -153,6 +188,15 @@ def register_candidate(
     mlflow.log_figure(calibration_figure(curve), "calibration.png")
     mlflow.log_dict(recipe.to_dict(), RECIPE_FILE)
     return registry.register(estimator, protocol, thresholds, rows, snapshot, trained_by)
+
+
+def read_rows_of_sites(lake: Lake, protocol: ModelProtocol, snapshot: int) -> list[pl.DataFrame]:
+    """The rows of a training set, if the protocol has them compared across sites and there are several; else none."""
+    if protocol.transported_across is None:
+        return []
+    sites = read_training_rows(lake, protocol, snapshot, [protocol.transported_across])
+    several = sites[protocol.transported_across].n_unique() > 1
+    return [read_training_rows(lake, protocol, snapshot)] if several else []
 
 
 def measure_transport(protocol: ModelProtocol, rows: pl.DataFrame) -> list[Finding]:

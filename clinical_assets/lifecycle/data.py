@@ -6,6 +6,7 @@ Belongs here: the assets that make rows. Does not belong here: how an archive is
 import warnings
 from collections.abc import Callable, Sequence
 from datetime import date
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -88,19 +89,20 @@ def identified_feed(
 ) -> dg.MaterializeResult:
     """The month's rows with direct identifiers, encrypted in the identified zone; of a simulated archive alone."""
     archive = home.open().open_archive(protocol)
+    kept = partial(record_kept, home.open().audit, context.asset_key, context.run, partitions=context.partition_keys)
     if not has_identified_feed(archive):
-        record_kept(home.open().audit, context.asset_key, context.run, details={"data_origin": archive.data_origin})
+        kept(details={"data_origin": archive.data_origin})
         return dg.MaterializeResult(metadata={"data_origin": archive.data_origin, "identifiers": NO_IDENTIFIERS})
     planted = canaries(load_or_create_key(home.open().pseudonym_key))
     feeds = {month: identified_rows(protocol, archive, month, planted) for month in months_asked_for(context)}
     for month, rows in feeds.items():
         zone_of(home.open()).write(protocol.model, month, rows)
-    record_kept(home.open().audit, context.asset_key, context.run, details={"data_origin": archive.data_origin})
+        context.add_asset_metadata({"patients": rows[protocol.patient].n_unique()}, partition_key=f"{month:%Y-%m}")
+    kept(details={"data_origin": archive.data_origin})
     return dg.MaterializeResult(
         metadata={
             "data_origin": archive.data_origin,
             "identifiers": "simulated: nobody is behind any of them",
-            "patients": pl.concat([rows[protocol.patient] for rows in feeds.values()]).n_unique(),
             "path": dg.MetadataValue.path(home.open().identified / protocol.model),
             "declaration": markdown_table(declaration_table(protocol)),
         }
@@ -118,14 +120,14 @@ def dataset(
         rows = pl.concat([de_identified_rows(home.open(), protocol, month, run_id) for month in months])
     else:
         rows = pseudonymous_rows(home.open(), protocol, archive, window_of(months))
+    for month in months:
+        context.add_asset_metadata(told_of_month(protocol, rows.filter(month=month)), partition_key=f"{month:%Y-%m}")
     return dg.MaterializeResult(
         value=rows,
         metadata={
             "data_origin": archive.data_origin,
             "archive_sha256": archive.sha256,
             "share_of_patients": archive.share_of_patients,
-            "patients": rows[protocol.patient].n_unique(),
-            "event_rate": rows.select(protocol.outcome.is_event(rows).mean()).item(),
             "dagster/column_schema": described(rows, describe_columns(contract_of(load_object(protocol.cohort)))),
         },
     )
@@ -141,15 +143,29 @@ def data_quality(
         quality_of_month(protocol, archive, dataset.filter(month=month), month) for month in months_asked_for(context)
     )
     table = pseudonymise(table, ("place",), load_or_create_key(home.open().pseudonym_key))
-    return dg.MaterializeResult(
-        value=table,
-        metadata={
-            "missing_values": count_affected(table, "missing"),
-            "implausible_values": count_affected(table, "implausible"),
-            "quarantined": count_affected(table, "quarantined"),
-            "faults": markdown_table(worst_faults(table)),
-        },
-    )
+    for month in months_asked_for(context):
+        context.add_asset_metadata(told_of_quality(table.filter(month=month)), partition_key=f"{month:%Y-%m}")
+    return dg.MaterializeResult(value=table)
+
+
+def told_of_month(protocol: ModelProtocol, rows: pl.DataFrame) -> dict[str, Any]:
+    """What the catalogue shows of one month's rows."""
+    return {
+        "dagster/row_count": rows.height,
+        "patients": rows[protocol.patient].n_unique(),
+        "event_rate": rows.select(protocol.outcome.is_event(rows).mean()).item(),
+    }
+
+
+def told_of_quality(of_month: pl.DataFrame) -> dict[str, Any]:
+    """What the catalogue shows of one month's quality."""
+    return {
+        "dagster/row_count": of_month.height,
+        "missing_values": count_affected(of_month, "missing"),
+        "implausible_values": count_affected(of_month, "implausible"),
+        "quarantined": count_affected(of_month, "quarantined"),
+        "faults": markdown_table(worst_faults(of_month)),
+    }
 
 
 def quality_of_month(protocol: ModelProtocol, archive: Archive, dataset: pl.DataFrame, month: date) -> pl.DataFrame:
@@ -161,7 +177,9 @@ def quality_of_month(protocol: ModelProtocol, archive: Archive, dataset: pl.Data
 
 
 @monthly(automation_condition=FLOW, kinds={"polars", "duckdb"})
-def features(protocol: ModelProtocol, dataset: pl.DataFrame) -> dg.MaterializeResult[pl.DataFrame]:
+def features(
+    context: dg.AssetExecutionContext, protocol: ModelProtocol, dataset: pl.DataFrame
+) -> dg.MaterializeResult[pl.DataFrame]:
     """What the estimator sees of each prediction unit of the month, with its outcome and when that can be known."""
     clinical = dataset.drop(DEMOGRAPHICS, strict=False)
     rows = clinical
@@ -169,6 +187,9 @@ def features(protocol: ModelProtocol, dataset: pl.DataFrame) -> dg.MaterializeRe
         make = load_object(protocol.features)
         # Month by month: what a unit's features are may not depend on which months are made together.
         rows = pl.concat([make(of_month) for of_month in clinical.partition_by("month", maintain_order=True)])
+    for month in months_asked_for(context):
+        counted = {"dagster/row_count": rows.filter(month=month).height}
+        context.add_asset_metadata(counted, partition_key=f"{month:%Y-%m}")
     descriptions = describe_columns(contract_of(load_object(protocol.cohort)))
     if protocol.feature_descriptions:
         descriptions |= load_object(protocol.feature_descriptions)()

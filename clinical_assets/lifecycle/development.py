@@ -23,6 +23,7 @@ from clinical_assets.lifecycle.candidate import (
     make_estimator,
     measure_silent_months,
     measure_transport,
+    read_rows_of_sites,
     read_training_rows,
     refuse_mixed_protocols,
     register_candidate,
@@ -122,13 +123,13 @@ def evaluation(
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """Every measured figure of the candidate on its test patients, with intervals, overall, by subgroup and paired."""
     refuse_mixed_protocols(protocol, [trained_model.protocol_sha256], "trained_model")
-    rows = read_training_rows(lake.open(), protocol, trained_model.lake_snapshot)
-    test = rows.filter(pl.col("split") == "test")
+    test = read_training_rows(lake.open(), protocol, trained_model.lake_snapshot, split="test")
     scored = with_training_scores(test, lake.open(), protocol, trained_model)
     scores = outputs_of(scored, test)
     findings = load_object(protocol.assessment).measure(scored, protocol, RESAMPLES)
     findings += compare_with_released(test, scores, protocol, trained_model, registry.open())
-    findings += measure_transport(protocol, rows)
+    for rows in read_rows_of_sites(lake.open(), protocol, trained_model.lake_snapshot):
+        findings += measure_transport(protocol, rows)
     curve = calibration_curve(protocol.outcome.is_event(test), scores["risk"])
     return dg.MaterializeResult(
         value=findings_table(findings, trained_model),
@@ -172,14 +173,15 @@ def validation_report(
     findings = findings_of(evaluation, trained_model, protocol) + findings_of(silent_run, trained_model, protocol)
     released = released_versions(registry.open(), trained_model)
     judged = judge(protocol.limits, findings, protocol.minimum_n, frozenset(released))
-    rows = read_training_rows(lake.open(), protocol, trained_model.lake_snapshot)
-    cohort = count_splits(rows, protocol)
+    drawn = lake.open().read(f"{protocol.model}.training_set", snapshot=trained_model.lake_snapshot)
+    cohort = count_splits(drawn, protocol)
     evidence = gather_evidence(
         protocol, trained_model, findings, judged, cohort, released.get(CHAMPION), lake.open(), registry.open()
     )
     evidence_folder = home.open().evidence(protocol.model, trained_model.version)
     evidence_sha256 = write_evidence(evidence, evidence_folder)
-    scored = with_training_scores(rows.filter(split="test"), lake.open(), protocol, trained_model)
+    test = read_training_rows(lake.open(), protocol, trained_model.lake_snapshot, split="test")
+    scored = with_training_scores(test, lake.open(), protocol, trained_model)
     report = ValidationReport(
         kind="candidate",
         protocol=protocol,

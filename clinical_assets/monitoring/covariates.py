@@ -84,14 +84,14 @@ class CovariateEncoding:
 
     def unknown_levels(self, rows: pl.DataFrame) -> pl.Series:
         """The levels of each row, as `column=level`, that the reference does not hold: a list a row, mostly empty."""
+        if not self.known:
+            return pl.Series([[]] * rows.height, dtype=pl.List(pl.String))
         unknown = [
             pl.when(~pl.col(column).is_in(seen.implode())).then(pl.format(f"{column}={{}}", column))
             for column, seen in self.known
         ]
-        levels = pl.DataFrame([level_names(rows[column]) for column, _ in self.known], height=rows.height)
-        return levels.select(
-            pl.concat_list(unknown).list.drop_nulls() if unknown else pl.lit([], pl.List(pl.String))
-        ).to_series()
+        levels = pl.DataFrame([level_names(rows[column]) for column, _ in self.known])
+        return levels.select(pl.concat_list(unknown).list.drop_nulls()).to_series()
 
     def count_unknown(self, rows: pl.DataFrame, besides: frozenset[str] = frozenset()) -> dict[str, int]:
         """How many rows have a level that the reference does not hold, by column; columns without any are left out.

@@ -3,7 +3,7 @@
 Belongs here: what is recorded of an output. Does not belong here: the trail (governance/audit_trail.py).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import dagster as dg
@@ -27,18 +27,18 @@ def record_materialisation(
 
 
 def record_kept(
-    audit: Path, asset: dg.AssetKey, run: dg.DagsterRun, *, details: Mapping[str, Scalar] | None = None
+    audit: Path,
+    asset: dg.AssetKey,
+    run: dg.DagsterRun,
+    *,
+    partitions: Sequence[str] = (),
+    details: Mapping[str, Scalar] | None = None,
 ) -> None:
     """Record that a run materialised an asset that hands no value to an IO manager, since it keeps its output itself.
 
     `audit` is the folder of the trail. Raises AuditError where nothing can be recorded: the step fails then.
     """
-    _record(audit, asset, _partitions_of(run), run, None, details or {})
-
-
-def _partitions_of(run: dg.DagsterRun) -> str | None:
-    start, end = (run.tags.get(f"dagster/asset_partition_range_{which}") for which in ("start", "end"))
-    return f"{start}..{end}" if start and end else run.tags.get("dagster/partition")
+    _record(audit, asset, ", ".join(partitions) or run.tags.get("dagster/partition"), run, None, details or {})
 
 
 def _record(
