@@ -8,6 +8,7 @@ instance is made (a code server makes one for every tick of every sensor), and k
 The tables here are Dagster's; only how they are reached differs.
 """
 
+import fcntl
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -110,7 +111,7 @@ class _Events(ConsolidatedSqliteEventLogStorage):
 
     @cached_property
     def _engine(self) -> Engine:
-        return _opened(self._instance, "history", "event_log", ConsolidatedSqliteEventLogStorage)
+        return _opened(self._instance, "history", "event_log", _make_events)
 
     @cached_property
     def _watcher(self) -> SqlPollingEventWatcher:
@@ -153,7 +154,8 @@ def _opened(instance: dg.DagsterInstance, folder: str, name: str, make: Any) -> 
     key = (os.getpid(), address)
     with _OPENING:
         if key not in _ENGINES:
-            make(base_dir)
+            with _only_maker(Path(base_dir)):
+                make(base_dir)
             engine = db.create_engine(
                 address,
                 poolclass=QueuePool,
@@ -164,6 +166,22 @@ def _opened(instance: dg.DagsterInstance, folder: str, name: str, make: Any) -> 
             event.listen(engine, "connect", _sync_seldom)
             _ENGINES[key] = engine
         return _ENGINES[key]
+
+
+@contextmanager
+def _only_maker(folder: Path) -> Iterator[None]:
+    """Alone among all processes that make or check the databases of a folder, until the block ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".making.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _make_events(base_dir: str) -> None:
+    storage = ConsolidatedSqliteEventLogStorage(base_dir)
+    # Dagster's own makes no tables where there is a file, as one is left by whoever was killed before they were made.
+    if not storage.has_table("asset_keys"):
+        storage._init_db()
 
 
 def _sync_seldom(connection: Any, _: object) -> None:

@@ -1,4 +1,6 @@
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,3 +122,25 @@ def test_a_home_that_was_moved_has_its_runs_where_it_lies_now(home: Home, instan
     with dg.DagsterInstance.from_config(str(elsewhere / "dagster")) as moved:
         found = moved.get_run_by_id(run_id)
         assert found is not None and found.is_success
+
+
+FIRST_LOOK = """
+import sys, dagster as dg
+with dg.DagsterInstance.from_config(sys.argv[1]) as instance:
+    assert instance.get_latest_materialization_event(dg.AssetKey("none")) is None
+    assert instance.get_runs() == [] and instance.all_instigator_state() == []
+"""
+
+
+def test_processes_that_open_a_new_home_at_once_all_find_its_tables(home: Home) -> None:
+    command = [sys.executable, "-c", FIRST_LOOK, str(home.dagster)]
+    looks = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    assert [(look.communicate()[1][-500:], look.returncode) for look in looks] == [("", 0)] * 4
+
+
+def test_a_database_that_was_left_without_tables_gets_them(home: Home) -> None:
+    history = home.dagster / "history"
+    history.mkdir()
+    (history / "event_log.db").touch()
+    with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
+        assert instance.get_latest_materialization_event(printed.key) is None
