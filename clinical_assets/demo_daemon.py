@@ -17,7 +17,6 @@ from pathlib import Path
 import dagster as dg
 import yaml
 
-from clinical_assets.defs import publication
 from clinical_assets.lifecycle import intervals
 from clinical_assets.lifecycle.automation import IN_FLIGHT
 from clinical_assets.replay import POLL_SECONDS, DemoError
@@ -25,8 +24,8 @@ from clinical_assets.resources.home import PROJECT, Home, write_atomically
 
 HEARTBEAT_SECONDS = 60.0
 SERVER_WITHIN_SECONDS = 120.0
-SENSOR_SECONDS, PUBLISH_SECONDS = 1, 30
-"""How often the demonstration's sensors look, and the least time between publications: its months pass in seconds."""
+SENSOR_SECONDS = 2
+"""How often the demonstration's sensors look: its months pass in seconds."""
 LOCATION = "clinical_assets"
 """The name that `dg dev` gives the location too, so that both share their sensors' cursors."""
 
@@ -78,11 +77,7 @@ class Watch:
             free.bind(("127.0.0.1", 0))
             self._port = free.getsockname()[1]
         self._home, self._stack = home, stack
-        self._environment = {
-            "DAGSTER_HOME": str(home.dagster),
-            intervals.SETTING: str(SENSOR_SECONDS),
-            publication.PAUSE: str(PUBLISH_SECONDS),
-        }
+        self._environment = {"DAGSTER_HOME": str(home.dagster), intervals.SETTING: str(SENSOR_SECONDS)}
         self._until = time.monotonic() + SERVER_WITHIN_SECONDS
         module = ["-m", "clinical_assets.definitions", "--location-name", LOCATION]
         command = [sys.executable, "-m", "dagster", "api", "grpc", *module, "-h", "127.0.0.1", "-p", str(self._port)]

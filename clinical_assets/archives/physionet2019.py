@@ -262,13 +262,18 @@ def _read_files(path: Path, admitted: tuple[date, date] | None = None) -> list[_
 
 def _admitted(places: Iterable[PurePosixPath], days: tuple[date, date] | None) -> set[PurePosixPath]:
     """Those of the files whose patients are admitted on these days; all of them where none are given."""
-    known = list(places)
+    known = tuple(places)
     if days is None or not known:
         return set(known)
-    sites = pl.Series([_site_of(place) for place in known])
-    admission = admission_times(pl.Series([place.stem for place in known]), sites).dt.date()
-    first, end = days
+    admission, (first, end) = _admission_dates(known), days
     return {known[row] for row in ((admission >= first) & (admission < end)).arg_true()}
+
+
+# Every month of a replay asks it of the same files.
+@lru_cache(maxsize=4)
+def _admission_dates(places: tuple[PurePosixPath, ...]) -> pl.Series:
+    sites = pl.Series([_site_of(place) for place in places])
+    return admission_times(pl.Series([place.stem for place in places]), sites).dt.date()
 
 
 def _read_zip(path: Path, admitted: tuple[date, date] | None) -> list[_PatientFile]:
