@@ -164,11 +164,11 @@ class _Server:
     """The process that forks; its standard input and output carry a line a run."""
 
     process: "subprocess.Popen[str]"
-    sources: float
+    sources: tuple[int, float]
 
     @classmethod
     def start(cls) -> Self:
-        sources = _newest_source()
+        sources = _state_of_sources()
         process = subprocess.Popen(
             [sys.executable, "-m", "clinical_assets.resources.run_workers"],
             stdin=subprocess.PIPE,
@@ -180,7 +180,7 @@ class _Server:
 
     def serves(self) -> bool:
         """Whether it runs, on the files as they stand."""
-        return self.process.poll() is None and self.sources == _newest_source()
+        return self.process.poll() is None and self.sources == _state_of_sources()
 
     def fork(self, arguments: str) -> int:
         """The number of a new process that executes a run."""
@@ -202,11 +202,10 @@ class _Server:
             self.process.wait(ENDS_WITHIN_SECONDS)
 
 
-def _newest_source() -> float:
-    """When a file of the package was last changed, or one was added or removed."""
-    folders = [PACKAGE, *(path for path in PACKAGE.rglob("*") if path.is_dir() and path.name != "__pycache__")]
+def _state_of_sources() -> tuple[int, float]:
+    """How many files the package has, and when one was last changed: other where one was added, edited or removed."""
     files = [path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".yaml", ".html")]
-    return max(path.stat().st_mtime for path in (*folders, *files))
+    return len(files), max(path.stat().st_mtime for path in files)
 
 
 def serve() -> None:

@@ -147,12 +147,15 @@ def test_runs_are_forked_anew_once_a_file_of_the_package_has_changed(
     (tmp_path / "defs").mkdir()
     (tmp_path / "defs" / "defs.yaml").write_text("at_least: 0.60\n")
     monkeypatch.setattr(run_workers, "PACKAGE", tmp_path)
-    before = run_workers._newest_source()
+    (tmp_path / "defs" / "cohort.py").touch()
+    before = run_workers._state_of_sources()
     (tmp_path / "defs" / "defs.yaml").write_text("at_least: 0.33\n")
     os.utime(tmp_path / "defs" / "defs.yaml", (time.time() + 5, time.time() + 5))
-    edited = run_workers._newest_source()
-    os.utime(tmp_path / "defs", (time.time() + 9, time.time() + 9))  # as by a file that was removed
-    assert before < edited < run_workers._newest_source()
+    edited = run_workers._state_of_sources()
+    (tmp_path / "defs" / "__pycache__").mkdir()  # which is no edit
+    assert run_workers._state_of_sources() == edited != before
+    (tmp_path / "defs" / "cohort.py").unlink()
+    assert run_workers._state_of_sources() not in (before, edited)
 
 
 def test_a_closed_launcher_leaves_runs_at_work_and_starts_a_server_again_when_asked(
