@@ -118,16 +118,16 @@ def ask_analytics(home: Home, query: str) -> pl.DataFrame:
         return analyst.sql(query).pl()
 
 
-def verdicts_shown_through(home: Home, month: date) -> pl.DataFrame | None:
-    """The months and verdicts that the analysts' file shows, once it shows this month."""
+def verdicts_shown_through(home: Home, month: date) -> list[pl.DataFrame]:
+    """The months and verdicts that the analysts' file shows, once it shows this month; nothing before."""
     shown = ask_analytics(home, "SELECT DISTINCT month, verdict FROM readmission.drift_report ORDER BY month")
-    return shown if month in shown["month"] else None
+    return [shown] if month in shown["month"] else []
 
 
 def wait_until(happened: Callable[[], T | None], what: str) -> T:
     """The first true thing that `happened` returns; fails the test when that takes too long."""
     end = time.monotonic() + PATIENCE_SECONDS
-    while (found := happened()) is None or found is False or found == []:
+    while not (found := happened()):
         if time.monotonic() > end:
             pytest.fail(f"not within {PATIENCE_SECONDS:.0f} s: {what}")
         time.sleep(POLL_SECONDS)
@@ -270,7 +270,9 @@ def through_the_drift(replay: Replay, stopped: Interruption, root: Path) -> Repl
     wait_until(lambda: failed(instance, killed), "the killed run is seen to have failed")
     after_kill = registered(replay.registry)
     training_rows = lake.read(f"{MODEL}.training_set").height
-    published = wait_until(lambda: verdicts_shown_through(home, DRIFTED), "a publication that shows the drifted month")
+    [published] = wait_until(
+        lambda: verdicts_shown_through(home, DRIFTED), "a publication that shows the drifted month"
+    )
     wait_until(lambda: retraining_that_succeeded(instance), "a second attempt at the retraining")
     retrained = registered(replay.registry)
 
