@@ -151,7 +151,6 @@ def data_quality(
 def told_of_month(protocol: ModelProtocol, rows: pl.DataFrame) -> dict[str, Any]:
     """What the catalogue shows of one month's rows."""
     return {
-        "dagster/row_count": rows.height,
         "patients": rows[protocol.patient].n_unique(),
         "event_rate": rows.select(protocol.outcome.is_event(rows).mean()).item(),
     }
@@ -160,7 +159,6 @@ def told_of_month(protocol: ModelProtocol, rows: pl.DataFrame) -> dict[str, Any]
 def told_of_quality(of_month: pl.DataFrame) -> dict[str, Any]:
     """What the catalogue shows of one month's quality."""
     return {
-        "dagster/row_count": of_month.height,
         "missing_values": count_affected(of_month, "missing"),
         "implausible_values": count_affected(of_month, "implausible"),
         "quarantined": count_affected(of_month, "quarantined"),
@@ -177,9 +175,7 @@ def quality_of_month(protocol: ModelProtocol, archive: Archive, dataset: pl.Data
 
 
 @monthly(automation_condition=FLOW, kinds={"polars", "duckdb"})
-def features(
-    context: dg.AssetExecutionContext, protocol: ModelProtocol, dataset: pl.DataFrame
-) -> dg.MaterializeResult[pl.DataFrame]:
+def features(protocol: ModelProtocol, dataset: pl.DataFrame) -> dg.MaterializeResult[pl.DataFrame]:
     """What the estimator sees of each prediction unit of the month, with its outcome and when that can be known."""
     clinical = dataset.drop(DEMOGRAPHICS, strict=False)
     rows = clinical
@@ -187,9 +183,6 @@ def features(
         make = load_object(protocol.features)
         # Month by month: what a unit's features are may not depend on which months are made together.
         rows = pl.concat([make(of_month) for of_month in clinical.partition_by("month", maintain_order=True)])
-    for month in months_asked_for(context):
-        counted = {"dagster/row_count": rows.filter(month=month).height}
-        context.add_asset_metadata(counted, partition_key=f"{month:%Y-%m}")
     descriptions = describe_columns(contract_of(load_object(protocol.cohort)))
     if protocol.feature_descriptions:
         descriptions |= load_object(protocol.feature_descriptions)()

@@ -95,6 +95,8 @@ class LakeIOManager(dg.ConfigurableIOManager):
             }
             | ({} if COLUMN_SCHEMA in context.output_metadata else {COLUMN_SCHEMA: dg.TableSchema(columns)})
         )
+        for key, rows in _rows_of_each_month(table, context, write).items():
+            context.step_context.add_asset_metadata({"dagster/row_count": rows}, context.asset_key, key)
         record_materialisation(self.audit, context, snapshot=commit.snapshot, details={"rows": write.frame.height})
 
     def load_input(self, context: dg.InputContext) -> "pl.DataFrame | pd.DataFrame":
@@ -171,6 +173,15 @@ def _run_of(context: dg.InputContext) -> str | None:
         return context.step_context.run_id
     except dg.DagsterInvariantViolationError:
         return None
+
+
+def _rows_of_each_month(table: str, context: dg.OutputContext, write: Write) -> dict[str, int]:
+    """How many rows each partition has, where a run made several."""
+    keys = context.asset_partition_keys if context.has_asset_partitions else []
+    if len(keys) < 2:
+        return {}
+    counts = dict(write.frame.group_by("month").len().iter_rows())
+    return {key: counts[_month(table, context.asset_partitions_def, key)] for key in keys}
 
 
 def _given_descriptions(context: dg.OutputContext) -> dict[str, str]:

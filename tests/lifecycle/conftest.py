@@ -12,6 +12,7 @@ import dagster as dg
 import polars as pl
 import pytest
 from champion_moves import platform_of, sign
+from dagster._core.storage.defs_state.base import set_defs_state_storage
 from kept_homes import kept, made_once
 from small_fundus import NewCamera, bring_a_new_camera, screening_protocol
 from small_icu import SilentMonth, icu_protocol, run_a_silent_month
@@ -51,6 +52,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.parent == Path(__file__).parent:
             for ignored in FOREIGN_WARNINGS:
                 item.add_marker(pytest.mark.filterwarnings(ignored))
+
+
+@pytest.fixture(autouse=True)
+def no_state_of_definitions() -> Iterator[None]:
+    """Dagster remembers, past its end, the instance that was entered twice; nothing here keeps state with it."""
+    with set_defs_state_storage(None):
+        yield
 
 
 def simulate(folder: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any, cast
 import dagster as dg
 import polars as pl
 import pytest
+from dagster._core.storage.defs_state.base import set_defs_state_storage
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG as RANGE_END
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_START_TAG as RANGE_START
 
@@ -158,7 +159,9 @@ class SmallPlatform:
         raise_on_error: bool = True,
     ) -> dg.ExecuteInProcessResult:
         """One of the model's jobs, in process."""
-        return self.definitions.resolve_job_def(f"{self.protocol.model}_{job}").execute_in_process(
+        with set_defs_state_storage(None):  # the one of an instance that is gone may still be set
+            resolved = self.definitions.resolve_job_def(f"{self.protocol.model}_{job}")
+        return resolved.execute_in_process(
             instance=instance,
             partition_key=f"{month:%Y-%m}" if month else None,
             run_config=QUIET,
