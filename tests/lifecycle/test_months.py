@@ -6,7 +6,15 @@ from typing import Any
 import dagster as dg
 import polars as pl
 import pytest
-from small_platform import MODEL, BuildArchive, SmallPlatform, small_protocol, write_archive
+from small_platform import (
+    MODEL,
+    MONTHS,
+    BuildArchive,
+    Developed,
+    SmallPlatform,
+    small_protocol,
+    write_archive,
+)
 
 from clinical_assets.archives.archive import ArchiveError, MonthWindow
 from clinical_assets.defs.readmission.cohort import Encounter
@@ -253,3 +261,13 @@ def test_features_of_four_rows_are_four_rows(take_in: TakeIn, one_a_month: pl.Da
     assert isinstance(result, dg.MaterializeResult)
     assert result.value["encounter_id"].to_list() == four["encounter_id"].to_list()
     assert (result.metadata or {})["features"] == len(small_protocol().feature_columns(result.value.columns))
+
+
+@pytest.mark.parametrize("asset", ["dataset", "features", "data_quality"])
+def test_months_made_together_are_told_of_month_by_month(developed: Developed, asset: str) -> None:
+    for month in MONTHS[:4]:
+        made_of = dg.AssetRecordsFilter(dg.AssetKey([MODEL, asset]), asset_partitions=[f"{month:%Y-%m}"])
+        [record] = developed.instance.fetch_materializations(made_of, limit=5).records
+        assert record.asset_materialization is not None
+        told = record.asset_materialization.metadata["dagster/row_count"].value
+        assert told == developed.platform.lake.read(f"{MODEL}.{asset}", month=month).height
