@@ -18,6 +18,7 @@ from clinical_assets.archives.archive import SIMULATED_MARKER
 from clinical_assets.archives.diabetes130 import CODES_FILE, DATA_FILE
 from clinical_assets.components import ClinicalModel
 from clinical_assets.defs.resources import resources as platform_resources
+from clinical_assets.governance.pseudonyms import KEY_BYTES
 from clinical_assets.governance.signatures import Decision, Statement, create_key, now, sign, store
 from clinical_assets.governance.signers import Signer, add_signer
 from clinical_assets.lifecycle.publication import JOB as PUBLICATION
@@ -104,9 +105,14 @@ class SmallPlatform:
 
     @classmethod
     def on(cls, root: Path, archive: Path, protocol: ModelProtocol) -> "SmallPlatform":
-        """A platform on a home of its own."""
+        """A platform on a home of its own, with a key that is the same in every run.
+
+        Who is in which split depends on the key, and a few dozen rows need rows of both kinds in each split.
+        """
         home = Home(root, archive.parent)
         home.prepare()
+        home.pseudonym_key.write_bytes(bytes(range(KEY_BYTES)))
+        home.pseudonym_key.chmod(0o600)
         return cls.at(home, archive, protocol)
 
     @classmethod
