@@ -17,14 +17,8 @@ from clinical_assets.evaluation import evaluate, judge
 from clinical_assets.governance.ledger import FIRST, LedgerEntry, LedgerKind
 from clinical_assets.governance.signatures import CheckedSignature, Signature, Statement
 from clinical_assets.lifecycle.candidate import findings_table, report_table, sign_off_table
-from clinical_assets.lifecycle.monitoring import (
-    drift_report,
-    estimated_performance,
-    performance_report,
-    profile,
-    repair_plan,
-    scored_history,
-)
+from clinical_assets.lifecycle.monitoring import performance_report
+from clinical_assets.lifecycle.month_look import MonthLook, look_at_month
 from clinical_assets.lifecycle.release import predictions
 from clinical_assets.lifecycle.scored_training import keep_training_scores
 from clinical_assets.protocol import Limit, ModelVersion, month_after, read_protocol
@@ -124,7 +118,8 @@ def publish(home: Path) -> Path:
         for number in (1, 2)
     )
     registry: Any = OneVersion(live)
-    keep_training_scores(lake, protocol, live, LabTestsOnly(), training.with_columns(drawn["split"]), "run")
+    estimator: Any = LabTestsOnly()
+    keep_training_scores(lake, protocol, live, estimator, training.with_columns(drawn["split"]), "run")
 
     for month, more in ((DECEMBER, 0), (JANUARY, 40), (FEBRUARY, 40)):
         rows = month_of_rows(month, more)
@@ -134,28 +129,13 @@ def publish(home: Path) -> Path:
         features = lake.read("readmission.features", months=[month])
         scored = made_by(predictions(protocol, features, live, registry))
         lake.write_month("readmission.predictions", month, scored, **RUN)
-        seen = made_by(scored_history(dg.build_asset_context(), protocol, features, scored, at_lake, registry))
-        lake.write_month("readmission.scored_history", month, seen, **RUN)
-        profiled = made_by(profile(protocol, features, scored))
-        estimated = made_by(
-            estimated_performance(dg.build_asset_context(), protocol, features, scored, at_lake, registry)
-        )
-        compared = made_by(
-            drift_report(dg.build_asset_context(), protocol, features, scored, estimated, profiled, at_lake, registry)
-        )
-        monthly = {
-            "profile": profiled,
-            "estimated_performance": estimated,
-            "drift_report": compared,
-            "performance_report": made_by(
-                performance_report(dg.build_asset_context(), protocol, estimated, at_lake, registry)
-            ),
-            "repair_plan": made_by(
-                repair_plan(dg.build_asset_context(), protocol, compared, estimated, at_lake, registry)
-            ),
-        }
-        for asset, frame in monthly.items():
-            lake.write_month(f"readmission.{asset}", month, frame, **RUN)
+        seen = look_at_month(MonthLook.of(protocol, features, scored, lake, registry, "run"))
+        for table, of in seen.items():
+            lake.write_month(f"readmission.{table}", month, of.frame, **RUN)
+        lake.write_together([write for of in seen.values() for write in of.beside], **RUN)
+        estimated = seen["estimated_performance"].frame
+        achieved = made_by(performance_report(dg.build_asset_context(), protocol, estimated, at_lake, registry))
+        lake.write_month("readmission.performance_report", month, achieved, **RUN)
 
     for version, limit in (
         (live, Limit(metric="auroc", at_least=0.01)),

@@ -14,7 +14,7 @@ from clinical_assets.monitoring.drift import STATE_SCHEMA, DriftMonitor
 from clinical_assets.monitoring.units import DriftError
 from clinical_assets.protocol import ModelVersion
 from clinical_assets.resources.column_descriptions import COLUMN_DESCRIPTIONS
-from clinical_assets.resources.lake import Lake
+from clinical_assets.resources.lake import Lake, Write
 
 EVIDENCE = "drift_evidence"
 
@@ -39,16 +39,14 @@ def take_up_evidence(
     return resumed
 
 
-def keep_evidence(lake: Lake, monitor: DriftMonitor, version: ModelVersion, month: date, run_id: str) -> None:
-    """Store what the monitor knows after a month, beside what others know of it."""
+def evidence_write(lake: Lake, monitor: DriftMonitor, version: ModelVersion, month: date) -> Write:
+    """What the monitor knows after a month, beside what others know of it, to be written with the report on it."""
     table, row = f"{version.model}.{EVIDENCE}", evidence_row(monitor, version, month)
     others = rows_beside(lake, table, month, "reference", monitor.digest)
-    lake.write_month(
+    return Write(
         table,
-        month,
         pl.concat([others, row]) if others is not None else row,
-        author=run_id,
-        message=f"evidence after {month:%Y-%m}",
+        months=[month],
         description="What the drift monitor carries from one look to the next: counts and sums, and no row.",
         comments={name: COLUMN_DESCRIPTIONS[name] for name in row.columns},
     )

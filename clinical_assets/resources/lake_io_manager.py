@@ -15,7 +15,7 @@ import polars as pl
 import polars.selectors as cs
 
 from clinical_assets.resources.audited_outputs import record_materialisation
-from clinical_assets.resources.column_descriptions import COLUMN_DESCRIPTIONS
+from clinical_assets.resources.column_descriptions import describe_column
 from clinical_assets.resources.handed_on import HANDED_ON
 from clinical_assets.resources.lake import Commit, Lake, LakeError, Write
 
@@ -43,11 +43,13 @@ class LakeResource(dg.ConfigurableResource):
 class Batch:
     """The frames of several outputs of one step, which become one commit: the same batch is the value of each output.
 
-    `frames` are by table (`model.asset`), and so are the descriptions of columns, which become comments.
+    `frames` are by table (`model.asset`), and so are the descriptions of columns, which become comments. `beside` are
+    tables that are no assets, and are written in the same commit.
     """
 
     frames: Mapping[str, "pl.DataFrame | pd.DataFrame"] = field(repr=False)
     descriptions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    beside: Sequence[Write] = ()
     _committed: list[tuple[Commit, Mapping[str, Write]]] = field(default_factory=list, init=False, repr=False)
 
 
@@ -121,7 +123,8 @@ class LakeIOManager(dg.ConfigurableIOManager):
         partitions = ", ".join(context.asset_partition_keys) if context.has_asset_partitions else None
         assets = ", ".join(_asset_key(table).to_user_string() for table in writes)
         note = {"run_id": context.run_id, "asset": assets, "partition": partitions}
-        commit = self.lake.open().write_together(list(writes.values()), author=context.run_id, message=json.dumps(note))
+        together = [*writes.values(), *batch.beside]
+        commit = self.lake.open().write_together(together, author=context.run_id, message=json.dumps(note))
         for table, write in writes.items():
             if write.replace_by is None:
                 frame = write.frame.select(commit.columns[table])
@@ -153,7 +156,7 @@ def _write(context: dg.OutputContext, table: str, frame: Any, batch: Batch) -> W
     if (spec := specs.get(_asset_key(table))) is None:
         raise LakeError(f"{table}: the step that wrote the batch has no such output; give frames of its own assets")
     frame = _to_polars(table, frame)
-    comments = COLUMN_DESCRIPTIONS | dict(batch.descriptions.get(table, {}))
+    given = batch.descriptions.get(table, {})
     months = None
     if spec.partitions_def is not None:
         months = [_month(table, spec.partitions_def, key) for key in context.asset_partition_keys]
@@ -163,7 +166,7 @@ def _write(context: dg.OutputContext, table: str, frame: Any, batch: Batch) -> W
         months=months,
         replace_by=spec.metadata.get(REPLACE_BY) if months is None else None,
         description=spec.description,
-        comments={name: text for name, text in comments.items() if name in frame.columns},
+        comments={name: text for name in frame.columns if (text := given.get(name) or describe_column(name))},
     ).storable()
 
 

@@ -7,7 +7,7 @@ import pytest
 from small_platform import MODEL, MONTHS, Developed, small_protocol
 
 from clinical_assets.lifecycle.development import evaluation, trained_model, training_set, validation_report
-from clinical_assets.lifecycle.monitoring import profile
+from clinical_assets.lifecycle.month_look import MonthLook, see_profile
 from clinical_assets.lifecycle.month_report import performance_table
 from clinical_assets.lifecycle.release_reference import release_reference
 from clinical_assets.lifecycle.scored_history import scored_through
@@ -199,8 +199,9 @@ def test_a_month_is_measured_whole_once_every_outcome_is_known(developed: Develo
 def test_a_profile_of_four_rows_counts_four_and_shows_no_identifier(developed: Developed) -> None:
     four = developed.platform.lake.read(f"{MODEL}.features", month=MONTHS[0]).head(4)
     scored = four.select("encounter_id", risk=pl.lit(0.2), alerted=pl.lit(False))
-    result = profile(protocol=developed.platform.protocol, features=four, predictions=scored)
-    assert isinstance(result, dg.MaterializeResult)
-    assert (result.metadata or {})["profiled_rows"] == 4
-    assert {"risk", "alerted"} <= set(result.value["column"])
-    assert not {"encounter_id", "patient_id"} & set(result.value["column"])
+    platform, version = developed.platform, developed.champion
+    reference = release_reference(platform.lake, version, platform.protocol, "a test")
+    seen = see_profile(MonthLook(platform.protocol, version, four, scored, reference, platform.lake, platform.registry))
+    assert seen.metadata["profiled_rows"] == 4
+    assert {"risk", "alerted"} <= set(seen.frame["column"])
+    assert not {"encounter_id", "patient_id"} & set(seen.frame["column"])

@@ -3,7 +3,6 @@
 from datetime import date
 from typing import Any
 
-import dagster as dg
 import polars as pl
 import pytest
 from small_icu import ICU, SilentMonth
@@ -14,7 +13,7 @@ from clinical_assets.lifecycle import scored_training
 from clinical_assets.lifecycle.candidate import read_training_rows
 from clinical_assets.lifecycle.champion_move import Platform
 from clinical_assets.lifecycle.drift_evidence import EVIDENCE, take_up_evidence
-from clinical_assets.lifecycle.monitoring import drift_report, profile, scored_history
+from clinical_assets.lifecycle.month_look import MonthLook, history_through, see_drift_report, see_scored_history
 from clinical_assets.lifecycle.month_report import estimate_performance, scored_rows
 from clinical_assets.lifecycle.release import predictions
 from clinical_assets.lifecycle.release_reference import (
@@ -137,33 +136,27 @@ class Looks:
 
     def __init__(self, developed: Developed) -> None:
         self.platform, self.version = developed.platform, developed.champion
-        resources = self.platform.resources
-        self.asked = {"protocol": self.platform.protocol, "registry": resources["registry"]}
-        self.at = {**self.asked, "lake": resources["lake"]}
+        self.asked = {"protocol": self.platform.protocol, "registry": self.platform.resources["registry"]}
         self.estimated = self.platform.lake.read(f"{MODEL}.estimated_performance")
+
+    def at(self, month: date) -> MonthLook:
+        """The look at a month, scored now."""
+        platform, features = self.platform, self.platform.lake.read(f"{MODEL}.features", month=month)
+        scored = made_by(predictions(features=features, release=self.version, **self.asked))
+        return MonthLook.of(platform.protocol, features, scored, platform.lake, platform.registry, "a test")
 
     def score(self, month: date) -> pl.DataFrame:
         """Score a month, and append it to the history."""
-        features = self.platform.lake.read(f"{MODEL}.features", month=month)
-        scored = made_by(predictions(features=features, release=self.version, **self.asked))
-        rows = scored_history(dg.build_asset_context(), features=features, predictions=scored, **self.at)
-        self.platform.lake.write_month(HISTORY, month, made_by(rows), author="a test", message="scored")
-        return scored
+        rows = see_scored_history(self.at(month)).frame
+        self.platform.lake.write_month(HISTORY, month, rows, author="a test", message="scored")
+        return rows
 
     def compare(self, month: date) -> pl.DataFrame:
         """Score a month, and compare it with the training data."""
-        scored, features = self.score(month), self.platform.lake.read(f"{MODEL}.features", month=month)
-        profiled = made_by(profile(protocol=self.platform.protocol, features=features, predictions=scored))
-        return made_by(
-            drift_report(
-                dg.build_asset_context(),
-                features=features,
-                predictions=scored,
-                estimated_performance=self.estimated,
-                profile=profiled,
-                **self.at,
-            )
-        )
+        look = self.at(month)
+        seen = see_drift_report(look, history_through(look, self.score(month)), self.estimated)
+        self.platform.lake.write_together(seen.beside, author="a test", message="compared")
+        return seen.frame
 
 
 @pytest.fixture

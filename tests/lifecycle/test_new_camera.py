@@ -5,7 +5,7 @@ from small_fundus import SCREENING, SCREENING_MONTHS, NewCamera
 
 from clinical_assets.archives.handheld_camera import HANDHELD
 from clinical_assets.learning.fundus_network import REPRESENTED
-from clinical_assets.lifecycle.monitoring import drift_report, profile
+from clinical_assets.lifecycle.month_look import MonthLook, history_through, see_drift_report, see_scored_history
 from clinical_assets.lifecycle.release import predictions
 from clinical_assets.monitoring.drift import JOINTLY
 from clinical_assets.monitoring.image_statistics import STATISTICS
@@ -34,19 +34,11 @@ def test_one_image_of_a_new_camera_in_a_month_of_the_old_one_alarms_at_once(new_
     june = month_of(new_camera, "features", JUNE)
     asked = {"protocol": platform.protocol, "registry": resources["registry"]}
     scored = value_of(predictions(features=june, release=new_camera.version, **asked))
-    profiled = value_of(profile(protocol=platform.protocol, features=june, predictions=scored))
 
     def verdicts(features: pl.DataFrame) -> tuple[str, str]:
-        compared = drift_report(
-            dg.build_asset_context(),
-            features=features,
-            predictions=scored,
-            estimated_performance=month_of(new_camera, "estimated_performance", JULY),
-            profile=profiled,
-            lake=resources["lake"],
-            **asked,
-        )
-        report = value_of(compared)
+        look = MonthLook.of(platform.protocol, features, scored, platform.lake, platform.registry, "a test")
+        history = history_through(look, see_scored_history(look).frame)
+        report = see_drift_report(look, history, month_of(new_camera, "estimated_performance", JULY)).frame
         return report["verdict"][0], report["reason"][0]
 
     assert verdicts(june)[0] != "data_fault"
