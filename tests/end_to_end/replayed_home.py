@@ -120,6 +120,8 @@ def ask_analytics(home: Home, query: str) -> pl.DataFrame:
 
 def verdicts_shown_through(home: Home, month: date) -> list[pl.DataFrame]:
     """The months and verdicts that the analysts' file shows, once it shows this month; nothing before."""
+    if not home.analytics.exists():
+        return []
     shown = ask_analytics(home, "SELECT DISTINCT month, verdict FROM readmission.drift_report ORDER BY month")
     return [shown] if month in shown["month"] else []
 
@@ -179,6 +181,7 @@ def replay(root: Path) -> Iterator[ReplayedHome]:
             environment.setenv("CLINICAL_RAW", str(home.raw))
             environment.setenv("DAGSTER_HOME", str(home.dagster))
             environment.setenv("CLINICAL_SENSOR_SECONDS", "1")
+            environment.setenv("CLINICAL_PUBLISH_SECONDS", "10")
             with without_network() as network:
                 driven = drive(home, instance, root)
         yield replace(driven, network=network)
