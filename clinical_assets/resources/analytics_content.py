@@ -25,7 +25,7 @@ from clinical_assets.resources.ledger_views import create_ledger_views
 
 GOVERNANCE = "governance"
 _PUBLICATION = "publication"
-_ROWS_AT_A_TIME = 50_000
+_ROWS_AT_A_TIME = 20_000
 _VIEWS_OVER_ALL_MODELS = {
     "monitoring": (
         "data_quality",
@@ -130,7 +130,7 @@ def renew_content(lake: Lake, file: Path, models: Sequence[str], views: str) -> 
 
 def _opened(file: Path) -> Cursor:
     """The file in an engine of its own: asked of the lake's, its catalogue would cost a look at every table there."""
-    config = {"autoinstall_known_extensions": False, "autoload_known_extensions": False, "threads": 2}
+    config = {"autoinstall_known_extensions": False, "autoload_known_extensions": False, "threads": 1}
     try:
         opened = duckdb.connect(str(file), config=config)
     except duckdb.Error:
