@@ -102,6 +102,8 @@ class _Asked:
 def publish_when_lake_changed(pause_seconds: float) -> dg.SensorDefinition:
     """The sensor that has published what the lake was given, not sooner than this pause after the last publication.
 
+    Nor sooner after the lake was made: what is shown first is then more than the beginning of a development.
+
     One publication at a time is asked for; one that fails or does not start is asked for again, a few times, later each
     time. One that was refused for a leak is not, until something has changed.
     """
@@ -122,9 +124,10 @@ def publish_when_lake_changed(pause_seconds: float) -> dg.SensorDefinition:
         if catalogue and catalogue == asked.settled:
             return dg.SkipReason("no commit to the lake since the last look")
         shown = published_record(here.analytics)
-        last = datetime.fromisoformat(shown.written_at).timestamp() if shown else 0.0
-        if (wait := max(last, asked.at) + pause_seconds - now) > 0:
-            return dg.SkipReason(f"the last publication was less than {pause_seconds:g} s ago; in {wait:.0f} s")
+        last = datetime.fromisoformat(shown.written_at) if shown else lake.open().made_at()
+        if (wait := max(last.timestamp(), asked.at) + pause_seconds - now) > 0:
+            what = "last publication was" if shown or asked.at else "lake was made"
+            return dg.SkipReason(f"the {what} less than {pause_seconds:g} s ago; in {wait:.0f} s")
         if _is_at_work(context.instance):
             return dg.SkipReason("a publication is at work")
         due = _due(lake.open(), here, asked, shown.snapshot if shown else None, pause_seconds, now)

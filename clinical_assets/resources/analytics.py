@@ -22,7 +22,6 @@ from typing import Any
 from clinical_assets.resources.analytics_content import renew_content
 from clinical_assets.resources.home import write_atomically
 from clinical_assets.resources.lake import Lake, LakeError
-from clinical_assets.resources.lake_catalogue import CATALOGUE
 from clinical_assets.resources.lake_engine import attempt
 
 
@@ -76,7 +75,7 @@ def publish_analytics(
     spare = spare_of(path)
     with _only_publisher(path):
         shown, kept = (_unchanged(record, file) for record, file in zip(_records(path), (path, spare), strict=True))
-        if shown and shown.snapshot >= asked and (shown.lake, shown.models) == (_name_of(lake), list(models)):
+        if shown and shown.snapshot >= asked and (shown.lake, shown.models) == (str(lake.made_at()), list(models)):
             return Published(path, shown.tables, shown.rows, shown.snapshot, is_new=False)
         views = _ready_to_write(spare, path, shown, kept)
         try:
@@ -93,7 +92,7 @@ def publish_analytics(
         written = FileRecord(
             _state_of(path),
             content.snapshot,
-            _name_of(lake),
+            str(lake.made_at()),
             list(models),
             content.tables,
             content.rows,
@@ -212,8 +211,3 @@ def _state_of(file: Path) -> list[int]:
     """What changes when a file does; the time of the inode cannot be set back."""
     found = file.stat()
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
-
-
-def _name_of(lake: Lake) -> str:
-    with lake.cursor() as cursor:
-        return str(cursor.execute(f"SELECT min(snapshot_time) FROM {CATALOGUE}.ducklake_snapshot").fetchall()[0][0])

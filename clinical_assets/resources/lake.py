@@ -9,7 +9,7 @@ key. Back it up together with the data (each is worthless alone), but to another
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +19,7 @@ import polars as pl
 from clinical_assets.resources.lake_catalogue import (
     TableDescription,
     all_snapshots,
+    first_commit_at,
     in_files,
     newest_snapshot,
     partition_files,
@@ -261,6 +262,10 @@ class Lake:
     def snapshots(self) -> pl.DataFrame:
         """Every commit in order: snapshot, committed_at (UTC), author, message."""
         return self._read(all_snapshots)
+
+    def made_at(self) -> datetime:
+        """When this lake was made, UTC; no other was made at the same moment."""
+        return self._read(first_commit_at)
 
     def latest_snapshot(self) -> int:
         """The number of the newest commit, which pins the state of all tables at once."""

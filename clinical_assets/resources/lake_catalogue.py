@@ -8,6 +8,7 @@ after every commit of anybody. The question of one table must not cost more beca
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 
 import duckdb
 import polars as pl
@@ -47,6 +48,11 @@ class TableDescription:
 def newest_snapshot(cursor: duckdb.DuckDBPyConnection) -> int:
     """The number of the newest commit of anybody."""
     return cursor.execute(f"SELECT max(snapshot_id) FROM {CATALOGUE}.ducklake_snapshot").fetchall()[0][0]
+
+
+def first_commit_at(cursor: duckdb.DuckDBPyConnection) -> datetime:
+    """When the lake was made, UTC; tells one lake from another."""
+    return cursor.execute(f"SELECT min(snapshot_time)::TIMESTAMPTZ FROM {CATALOGUE}.ducklake_snapshot").fetchall()[0][0]
 
 
 def all_snapshots(cursor: duckdb.DuckDBPyConnection) -> pl.DataFrame:

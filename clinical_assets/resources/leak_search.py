@@ -29,7 +29,6 @@ from clinical_assets.governance.readable_content import Content, UnreadableConte
 from clinical_assets.protocol import protocol_names, read_protocol
 from clinical_assets.resources.home import Home, write_atomically
 from clinical_assets.resources.lake import Lake, LakeError
-from clinical_assets.resources.lake_catalogue import CATALOGUE
 from clinical_assets.resources.lake_engine import quoted_name
 from clinical_assets.resources.leak_sinks import (
     EXEMPTIONS,
@@ -178,7 +177,7 @@ def search_home(
     searched = _Searched(_detectors(known)) if whole else _read_state(home, _detectors(known))
     shown = {name for name in protocol_names() if not read_protocol(name).images_identifiable}
     at = lake.latest_snapshot() if snapshot is None else snapshot
-    made, since = _lake_name(lake), searched.snapshot
+    made, since = str(lake.made_at()), searched.snapshot
     if searched.lake != made or since > at:
         since = -1
     tables, files = lake.tables(), files_by_sink(home) if any(sink.files for sink in sinks) else {}
@@ -303,11 +302,6 @@ def _detectors(known: KnownIdentifiers) -> str:
     patterns = [(pattern.name, pattern.expression) for pattern in PATTERNS]
     said = json.dumps([FORMAT, patterns, sorted(known.forms), sorted(COLUMN_NAMES.items()), [*map(asdict, EXEMPTIONS)]])
     return hashlib.sha256(f"{said}|{pl.__version__}".encode()).hexdigest()  # a text's hash is this polars' own
-
-
-def _lake_name(lake: Lake) -> str:
-    with lake.cursor() as cursor:
-        return str(cursor.execute(f"SELECT min(snapshot_time) FROM {CATALOGUE}.ducklake_snapshot").fetchall()[0][0])
 
 
 def _state_path(home: Home) -> Path:

@@ -33,7 +33,7 @@ class Desk:
 
     def __init__(self, platform: SmallPlatform, clock: pytest.MonkeyPatch) -> None:
         self.platform, self.instance, self.cursor = platform, dg.DagsterInstance.ephemeral(), ""
-        self.ahead = 0.0
+        self.ahead = PAUSE_SECONDS + 1
         now = time.time
         clock.setattr(module.time, "time", lambda: now() + self.ahead)
 
@@ -85,6 +85,12 @@ def test_a_commit_is_published_once_and_not_sooner_than_a_pause_after_the_last(d
     assert second != first
     desk.publish()
     assert "the file shows the lake's snapshot" in str(desk.tick(61))
+
+
+def test_a_lake_that_was_just_made_is_given_a_pause_to_fill(desk: Desk) -> None:
+    desk.bring()
+    assert "the lake was made less than 60 s ago" in str(desk.tick(-PAUSE_SECONDS))
+    desk.asks(PAUSE_SECONDS)
 
 
 def test_a_person_who_publishes_leaves_nothing_to_ask_for(desk: Desk) -> None:
