@@ -7,7 +7,7 @@ export DAGSTER_HOME = $(abspath $(CLINICAL_HOME))/dagster
 BIN = .venv/bin
 READY = .venv/.ready
 
-.PHONY: demo dev test check clean-demo
+.PHONY: demo dev test test-systems check clean-demo
 
 demo: $(READY)
 	@$(BIN)/clinical demo --data $(DATA)
@@ -18,7 +18,11 @@ dev: $(READY)
 
 # No more processes than this: each takes up to 3 GB.
 test: $(READY)
-	@$(BIN)/pytest --numprocesses logical --maxprocesses 4 --no-loadscope-reorder
+	@$(BIN)/pytest --ignore tests/systems --numprocesses logical --maxprocesses 4 --no-loadscope-reorder
+
+# What needs a system beside the platform (Prometheus, DVC, ...); what is not installed is skipped, but not in CI.
+test-systems: $(READY)
+	@$(BIN)/pytest tests/systems --numprocesses logical --maxprocesses 2 --no-loadscope-reorder
 
 check: $(READY)
 	$(BIN)/ruff check .
