@@ -36,6 +36,8 @@ from clinical_assets.demo_summary import found_table, months_table
 from clinical_assets.governance.outbound import allow_hosts
 from clinical_assets.governance.reidentification import PRIVACY_OFFICER
 from clinical_assets.lifecycle.champion_move import Platform
+from clinical_assets.lifecycle.launch import DEMONSTRATION
+from clinical_assets.lifecycle.publication import publish
 from clinical_assets.protocol import ModelProtocol, load_object, read_protocol
 from clinical_assets.replay import FAILED, POLL_SECONDS, DemoError, demonstration_signer
 from clinical_assets.resources.home import Home
@@ -99,6 +101,7 @@ def run_demo(home: Home, data: DataChoice, console: Console, models: Sequence[st
         for told in hold_drill(Platform(home, lake, registry, instance), demonstrated):
             console.print(told, soft_wrap=True, highlight=False)
     if watched:
+        publish(lake, home, actor=DEMONSTRATION)
         console.print(where_to_look(home, registry, watched), soft_wrap=True, highlight=False)
     with dg.DagsterInstance.get() as instance:
         figures = DemoFigures.measure(instance, list(models))

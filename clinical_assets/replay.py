@@ -35,7 +35,6 @@ from clinical_assets.lifecycle.automation import (
 )
 from clinical_assets.lifecycle.launch import DEMONSTRATION, TRIGGER
 from clinical_assets.lifecycle.model_watch import Seen, watch_name
-from clinical_assets.lifecycle.publication import JOB as PUBLICATION
 from clinical_assets.protocol import Judgement, ModelProtocol, ModelVersion, Repair, month_after, read_protocol
 from clinical_assets.resources.home import Home
 from clinical_assets.resources.lake import Lake
@@ -118,7 +117,6 @@ class Replay:
                 f"{month:%Y-%m} is scored, profiled, compared",
                 None if month in reported else lambda m=month: self._month(m),
             )
-        self._run(PUBLICATION)
 
     def _silence(self, month: date) -> None:
         """A month that the first candidate scores in silence, before anybody may sign it."""
