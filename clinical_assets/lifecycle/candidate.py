@@ -21,7 +21,7 @@ from clinical_assets.governance.signatures import (
     read_signatures,
 )
 from clinical_assets.governance.signers import read_signers
-from clinical_assets.learning.estimator import FittedEstimator
+from clinical_assets.learning.estimator import FittedEstimator, LearningError
 from clinical_assets.learning.recalibration import (
     fit_recalibration_intercept,
     fit_recalibration_slope,
@@ -203,7 +203,8 @@ def measure_transport(protocol: ModelProtocol, rows: pl.DataFrame) -> list[Findi
     """What a model that never saw one site reaches there: `transported_<metric>` of every site large enough.
 
     For each level of the protocol's `transported_across` an estimator is fitted, calibrated and given its thresholds
-    on the rows of all others, and measured on the test rows of that level. Empty where the training set has one only.
+    on the rows of all others, and measured on the test rows of that level. A level is left out where nothing can be
+    learnt without it: that tells nothing of the candidate. Empty where the training set has one level only.
     """
     if protocol.transported_across is None or rows[protocol.transported_across].n_unique() < 2:
         return []
@@ -215,7 +216,10 @@ def measure_transport(protocol: ModelProtocol, rows: pl.DataFrame) -> list[Findi
         if test.height < protocol.minimum_n:
             continue
         elsewhere = rows.filter(~there)
-        estimator = load_object(protocol.estimator).fit(elsewhere, protocol)
+        try:
+            estimator = load_object(protocol.estimator).fit(elsewhere, protocol)
+        except LearningError:
+            continue
         calibrate = elsewhere.filter(split="calibrate")
         tabulated = calibrate.hstack(assessment.tabulate(estimator.predict(calibrate), protocol))
         thresholds = assessment.choose_thresholds(tabulated, protocol)

@@ -7,8 +7,12 @@ import pytest
 from small_icu import ICU, SilentMonth
 from small_platform import small_protocol
 
+from clinical_assets.learning.estimator import LearningError
 from clinical_assets.lifecycle.candidate import measure_transport
 from clinical_assets.protocol import ModelProtocol
+
+
+FEWEST_ROWS = 300
 
 
 class SeenRows:
@@ -20,6 +24,8 @@ class SeenRows:
 
     @classmethod
     def fit(cls, training_set: pl.DataFrame, protocol: ModelProtocol) -> Self:
+        if training_set.height < FEWEST_ROWS:
+            raise LearningError("too few rows to learn from")
         cls.fitted_on.append(training_set)
         return cls()
 
@@ -74,6 +80,13 @@ def test_what_is_measured_at_a_site_was_never_fitted_or_calibrated_there(protoco
     assert fitted_on == [{"B", "C"}, {"A", "C"}, {"A", "B"}]
     n = {x.subgroup: x.n for x in findings if x.metric == "transported_auroc"}
     assert n == {"site=A": 100, "site=B": 150, "site=C": 200}
+
+
+def test_a_site_without_which_nothing_can_be_learnt_is_left_out_and_the_others_are_measured(
+    protocol: ModelProtocol,
+) -> None:
+    findings = measure_transport(protocol, rows(A=280, B=600))
+    assert {x.subgroup for x in findings} == {"site=A"}
 
 
 def test_every_metric_is_transported_under_its_own_name_overall_for_the_site(protocol: ModelProtocol) -> None:
