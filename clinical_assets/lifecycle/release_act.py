@@ -24,6 +24,7 @@ from clinical_assets.lifecycle.champion_move import (
     recover_locked,
     refusal_recorded,
 )
+from clinical_assets.lifecycle.release_reference import release_reference
 from clinical_assets.lifecycle.smoke_set import keep_smoke_set
 from clinical_assets.protocol import ModelProtocol, ModelVersion
 from clinical_assets.resources.ledger import exclusive, mismatch, read_ledger, remedy
@@ -61,6 +62,7 @@ def prepare_release(at: Platform, protocol: ModelProtocol, version: ModelVersion
     live = last_of(entries)
     if live and live.version == version.version:
         return live
+    release_reference(at.lake, version, protocol, run_id)  # what cannot be watched does not go live
     return LedgerEntry(
         model=version.model,
         number=len(entries) + 1,

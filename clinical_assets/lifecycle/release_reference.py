@@ -1,4 +1,4 @@
-"""What a release is monitored against: fitted once for a version and a protocol, by whoever looks first, and kept.
+"""What a release is monitored against: fitted once for a version and a protocol, when it is released, and kept.
 
 Belongs here: which references there are, and reading and keeping them. Does not belong here: how any is fitted.
 """
@@ -60,7 +60,10 @@ STORED_CLASSES = (
 
 
 def release_reference(lake: Lake, version: ModelVersion, protocol: ModelProtocol, run_id: str) -> ReleaseReference:
-    """The reference of a version under the protocol in force: as it was kept, or else fitted now and kept."""
+    """The reference of a version under the protocol in force: as it was kept, or else fitted now and kept.
+
+    A look fits one only where the protocol was edited since the release, or this code keeps it in another shape.
+    """
     table = f"{version.model}.{MONITORING_REFERENCE}"
     kept = {"version": version.version, "protocol_sha256": protocol.sha256}
     if lake.exists(table):

@@ -12,19 +12,17 @@ from clinical_assets.lifecycle.candidate import measure_transport
 from clinical_assets.protocol import ModelProtocol
 
 
-FEWEST_ROWS = 300
-
-
 class SeenRows:
     """An estimator that notes what it is fitted on; the risk is what the rows say it is."""
 
     fitted_on: ClassVar[list[pl.DataFrame]] = []
+    fewest_rows: ClassVar[int] = 0
     packages = ()
     feature_names = ("stated_risk",)
 
     @classmethod
     def fit(cls, training_set: pl.DataFrame, protocol: ModelProtocol) -> Self:
-        if training_set.height < FEWEST_ROWS:
+        if training_set.height < cls.fewest_rows:
             raise LearningError("too few rows to learn from")
         cls.fitted_on.append(training_set)
         return cls()
@@ -83,8 +81,9 @@ def test_what_is_measured_at_a_site_was_never_fitted_or_calibrated_there(protoco
 
 
 def test_a_site_without_which_nothing_can_be_learnt_is_left_out_and_the_others_are_measured(
-    protocol: ModelProtocol,
+    protocol: ModelProtocol, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(SeenRows, "fewest_rows", 300)
     findings = measure_transport(protocol, rows(A=280, B=600))
     assert {x.subgroup for x in findings} == {"site=A"}
 
