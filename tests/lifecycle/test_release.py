@@ -199,6 +199,17 @@ def test_a_signed_candidate_that_passes_becomes_the_champion_and_the_first_relea
     assert read_ledger(candidate.platform.lake, MODEL)[-1] == last, "what is live already is not released again"
 
 
+def test_what_a_version_is_watched_against_is_there_before_any_month_is_looked_at(candidate: Developed) -> None:
+    table = f"{MODEL}.monitoring_reference"
+    lake, version = candidate.platform.lake, candidate.candidate
+    others = lake.read(table).filter(pl.col("version") != version.version)
+    lake.write_table(table, others, author="a test", message="nobody has looked yet")
+    for role in ROLES:
+        candidate.platform.sign(version, role)
+    attempt(candidate)
+    assert version.version in lake.read(table, columns=["version"])["version"]
+
+
 def test_every_signature_is_told_whether_it_counts(candidate: Developed) -> None:
     candidate.platform.sign(candidate.candidate, "mlops")
     candidate.platform.sign(candidate.candidate, "clinical_lead", report_sha256="0" * 64)
