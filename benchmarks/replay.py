@@ -184,11 +184,24 @@ def measure_months(models: Sequence[str], console: Console) -> list[Figure]:
 
 
 def growth(measured: MonthsMeasured) -> Figure:
-    """How much dearer the last month was than the first, for as many rows; the very first of a process warms it up."""
-    per_row = [seconds / rows for seconds, rows in zip(measured.cpu_seconds, measured.rows, strict=True)]
-    shown = ", ".join(f"{seconds:.1f}" for seconds in measured.cpu_seconds)
+    """How much dearer the last month was than the first by age alone, for a month of the same size.
+
+    Seconds are fitted by least squares to a constant, the rows and the number of months before; the very first month,
+    which warms the process up, is left out.
+    """
+    import numpy as np
+
+    seconds, age = np.array(measured.cpu_seconds[1:]), np.arange(1, len(measured.cpu_seconds))
+    rows = np.array(measured.rows[1:])
+    (constant, a_row, a_month), *_ = np.linalg.lstsq(np.stack([np.ones(len(age)), rows, age], 1), seconds)
+    typical = constant + a_row * rows.mean()
+    shown = ", ".join(f"{taken:.1f}" for taken in measured.cpu_seconds)
     return Figure(
-        f"{measured.model}: last month against the first, a row", per_row[-1] / per_row[0], GROWTH, "x", f"{shown} s"
+        f"{measured.model}: last month against the first, of the same size",
+        float((typical + a_month * age[-1]) / typical),
+        GROWTH,
+        "x",
+        f"{a_month:+.2f} s a month; {shown} s",
     )
 
 
