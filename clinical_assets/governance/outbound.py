@@ -45,14 +45,16 @@ _lock = threading.Lock()
 _inside = threading.local()
 
 
-def guard_outbound(trail: AuditTrail, actor: str) -> None:
+def guard_outbound(trail: AuditTrail, actor: str, hosts: Iterable[str] = ()) -> None:
     """Refuse, from now on in this process, what is neither of this machine nor allowed; a refusal goes to the trail.
 
-    Allowed are the hosts that CLINICAL_ALLOWED_HOSTS names (by comma), and those of `allow_hosts`. Repeated, it only
-    changes the trail and the actor.
+    Allowed are `hosts`, those that CLINICAL_ALLOWED_HOSTS names (by comma), and those of `allow_hosts`. Repeated, it
+    only changes the trail and the actor, and adds hosts.
     """
     _guard.trail, _guard.actor = trail, actor
     with _lock:
+        for host in hosts:
+            _guard.hosts.setdefault(host.lower(), 1)
         if not _guard.installed:
             sys.addaudithook(_watch)
             _guard.installed = True

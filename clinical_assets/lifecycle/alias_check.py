@@ -36,6 +36,7 @@ from clinical_assets.resources.ledger import (
     read_ledger,
     remedy,
 )
+from clinical_assets.resources.outward_gate import reporting
 from clinical_assets.resources.platform import HomeResource, RegistryResource
 from clinical_assets.resources.registry import Registry
 
@@ -47,6 +48,7 @@ def alias_checks(protocol: ModelProtocol) -> list[Any]:
     """
 
     @dg.asset_check(asset=[protocol.model, "release"])
+    @reporting
     def champion_is_the_ledger_s(
         home: HomeResource, lake: LakeResource, registry: RegistryResource
     ) -> dg.AssetCheckResult:
@@ -60,6 +62,7 @@ def alias_checks(protocol: ModelProtocol) -> list[Any]:
         )
 
     @dg.asset_check(asset=[protocol.model, "release"], name=VERSION_IS_LIVE, blocking=True)
+    @reporting
     def a_version_is_live(lake: LakeResource) -> dg.AssetCheckResult:
         """A version is live by the ledger; while it was withdrawn or its days are over, nothing is scored by itself."""
         found = version_is_live(protocol.model, read_ledger(lake.open(), protocol.model))

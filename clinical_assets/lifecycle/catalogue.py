@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import polars as pl
 
+from clinical_assets.governance.small_cells import shown_count
 from clinical_assets.reporting.figures import to_png_data_uri
 from clinical_assets.resources.column_descriptions import describe_column
+from clinical_assets.resources.outward_gate import COUNTED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,9 +30,10 @@ def described(frame: pl.DataFrame, descriptions: Mapping[str, str]) -> dg.TableS
 
 
 def markdown_table(frame: pl.DataFrame) -> dg.MarkdownMetadataValue:
-    """A small frame as a table in the catalogue."""
+    """A small frame as a table in the catalogue; counts of 1 to 10 read `fewer than 11`."""
     header = " | ".join(frame.columns)
-    lines = [" | ".join(_written(cell) for cell in row) for row in frame.rows()]
+    counts = [COUNTED.search(name) is not None and kind.is_integer() for name, kind in frame.schema.items()]
+    lines = [" | ".join(map(_written, row, counts)) for row in frame.rows()]
     return dg.MetadataValue.md("\n".join([f"| {line} |" for line in (header, "|".join("-" * frame.width), *lines)]))
 
 
@@ -39,7 +42,9 @@ def picture(figure: "Figure", title: str) -> dg.MarkdownMetadataValue:
     return dg.MetadataValue.md(f"![{title}]({to_png_data_uri(figure)})")
 
 
-def _written(cell: object) -> str:
+def _written(cell: object, is_count: bool) -> str:
     if cell is None:
         return ""
+    if is_count and isinstance(cell, int):
+        return shown_count(cell)
     return f"{cell:.4g}" if isinstance(cell, float) else str(cell)

@@ -15,6 +15,7 @@ from clinical_assets.governance.pseudonyms import PSEUDONYM_HEX_DIGITS
 from clinical_assets.learning.splits import check_one_patient_one_split
 from clinical_assets.lifecycle.data import MONTHS
 from clinical_assets.protocol import Judgement, ModelProtocol, load_object
+from clinical_assets.resources.outward_gate import reporting
 
 
 def checks(protocol: ModelProtocol) -> Sequence[dg.AssetChecksDefinition]:
@@ -24,6 +25,7 @@ def checks(protocol: ModelProtocol) -> Sequence[dg.AssetChecksDefinition]:
     contract = contract_of(load_object(protocol.cohort))
 
     @dg.asset_check(asset=[model, "dataset"], partitions_def=MONTHS, blocking=True)
+    @reporting
     def every_value_keeps_the_contract(dataset: pl.DataFrame) -> dg.AssetCheckResult:
         """Every value is of the type, the range and the categories that its column's contract allows."""
         if contract is None:
@@ -31,6 +33,7 @@ def checks(protocol: ModelProtocol) -> Sequence[dg.AssetChecksDefinition]:
         return breaches_of(contract, dataset)
 
     @dg.asset_check(asset=[model, "dataset"], partitions_def=MONTHS, blocking=True)
+    @reporting
     def patients_are_pseudonyms(dataset: pl.DataFrame) -> dg.AssetCheckResult:
         """Units and patients are named by keyed pseudonyms alone."""
         identified = dataset.filter(
@@ -41,18 +44,21 @@ def checks(protocol: ModelProtocol) -> Sequence[dg.AssetChecksDefinition]:
         return dg.AssetCheckResult(passed=identified.is_empty(), metadata={"rows_with_other_names": identified.height})
 
     @dg.asset_check(asset=[model, "features"], partitions_def=MONTHS, blocking=True)
+    @reporting
     def one_row_a_unit(features: pl.DataFrame) -> dg.AssetCheckResult:
         """Every prediction unit of the month has one row."""
         repeated = features.height - features[protocol.unit].n_unique()
         return dg.AssetCheckResult(passed=repeated == 0, metadata={"repeated_rows": repeated})
 
     @dg.asset_check(asset=[model, "training_set"], blocking=True)
+    @reporting
     def one_patient_one_split(training_set: pl.DataFrame) -> dg.AssetCheckResult:
         """No patient stands in more than one split."""
         torn = check_one_patient_one_split(training_set, protocol)
         return dg.AssetCheckResult(passed=torn == 0, metadata={"patients_in_several_splits": torn})
 
     @dg.asset_check(asset=[model, "validation_report"])
+    @reporting
     def every_limit_is_met(validation_report: pl.DataFrame) -> dg.AssetCheckResult:
         """Every limit of the protocol is passed by the newest candidate, or does not apply to it."""
         newest = validation_report.filter(pl.col("version") == pl.col("version").max())
@@ -65,6 +71,7 @@ def checks(protocol: ModelProtocol) -> Sequence[dg.AssetChecksDefinition]:
         )
 
     @dg.asset_check(asset=[model, "performance_report"], partitions_def=MONTHS)
+    @reporting
     def no_sensitivity_has_fallen(performance_report: pl.DataFrame) -> dg.AssetCheckResult:
         """Nobody's sensitivity, overall or in a subgroup, has fallen since release by what its evidence shows."""
         fallen = performance_report.filter("alarmed")["subgroup"].to_list()

@@ -31,6 +31,7 @@ from clinical_assets.lifecycle.identified_month import (
 )
 from clinical_assets.protocol import ModelProtocol, load_object, month_after
 from clinical_assets.resources.audited_outputs import record_kept
+from clinical_assets.resources.outward_gate import reporting
 from clinical_assets.resources.platform import PROTOCOL_JSON, HomeResource
 
 MONTHS = dg.MonthlyPartitionsDefinition(
@@ -70,6 +71,7 @@ def protocol_asset(protocol: ModelProtocol) -> dg.AssetsDefinition:
         io_manager_key="protocol_io",
         description=f"The plan that governs this model: {protocol.title}. {protocol.intended_use}",
     )
+    @reporting
     def stamped() -> dg.MaterializeResult[ModelProtocol]:
         return dg.MaterializeResult(
             value=protocol,
@@ -84,6 +86,7 @@ def protocol_asset(protocol: ModelProtocol) -> dg.AssetsDefinition:
 
 
 @monthly(automation_condition=MONTHLY_TICK, kinds={"polars"})
+@reporting
 def identified_feed(
     context: dg.AssetExecutionContext, protocol: ModelProtocol, home: HomeResource
 ) -> dg.MaterializeResult:
@@ -110,6 +113,7 @@ def identified_feed(
 
 
 @monthly(deps=["identified_feed"], automation_condition=FLOW, kinds={"polars", "duckdb"})
+@reporting
 def dataset(
     context: dg.AssetExecutionContext, protocol: ModelProtocol, home: HomeResource
 ) -> dg.MaterializeResult[pl.DataFrame]:
@@ -134,6 +138,7 @@ def dataset(
 
 
 @monthly(automation_condition=FLOW, kinds={"polars", "duckdb"})
+@reporting
 def data_quality(
     context: dg.AssetExecutionContext, protocol: ModelProtocol, dataset: pl.DataFrame, home: HomeResource
 ) -> dg.MaterializeResult[pl.DataFrame]:
@@ -175,6 +180,7 @@ def quality_of_month(protocol: ModelProtocol, archive: Archive, dataset: pl.Data
 
 
 @monthly(automation_condition=FLOW, kinds={"polars", "duckdb"})
+@reporting
 def features(protocol: ModelProtocol, dataset: pl.DataFrame) -> dg.MaterializeResult[pl.DataFrame]:
     """What the estimator sees of each prediction unit of the month, with its outcome and when that can be known."""
     clinical = dataset.drop(DEMOGRAPHICS, strict=False)

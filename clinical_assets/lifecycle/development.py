@@ -41,6 +41,7 @@ from clinical_assets.reporting.figures import calibration_figure
 from clinical_assets.reporting.validation_report import ValidationReport, render
 from clinical_assets.resources.home import hash_file, write_atomically
 from clinical_assets.resources.lake_io_manager import LakeResource
+from clinical_assets.resources.outward_gate import reporting
 from clinical_assets.resources.platform import ALIAS, HomeResource, RegistryResource, finished_run
 from clinical_assets.resources.registry import CHALLENGER, CHAMPION
 
@@ -48,6 +49,7 @@ DRAWN = ("outcome_known_on", "month", "data_origin")
 
 
 @dg.asset(deps=["features"], kinds={"polars", "duckdb"}, tags=DEVELOPMENT)
+@reporting
 def training_set(protocol: ModelProtocol, lake: LakeResource) -> dg.MaterializeResult[pl.DataFrame]:
     """Which ripe rows a candidate learns from, is calibrated and is tested on, each patient in one split."""
     snapshot, table = lake.open().latest_snapshot(), f"{protocol.model}.features"
@@ -80,6 +82,7 @@ def training_set(protocol: ModelProtocol, lake: LakeResource) -> dg.MaterializeR
     metadata={ALIAS: CHALLENGER},
     io_manager_key="model_version_io",
 )
+@reporting
 def trained_model(
     context: dg.AssetExecutionContext,
     protocol: ModelProtocol,
@@ -118,6 +121,7 @@ def trained_model(
 
 
 @dg.asset(deps=["training_set"], kinds={"python"}, tags=DEVELOPMENT, metadata={"lake/replace_by": "version"})
+@reporting
 def evaluation(
     protocol: ModelProtocol, trained_model: ModelVersion, lake: LakeResource, registry: RegistryResource
 ) -> dg.MaterializeResult[pl.DataFrame]:
@@ -144,6 +148,7 @@ def evaluation(
 
 
 @dg.asset(deps=["features"], kinds={"python"}, tags=DEVELOPMENT, metadata={"lake/replace_by": "version"})
+@reporting
 def silent_run(
     protocol: ModelProtocol, trained_model: ModelVersion, lake: LakeResource, registry: RegistryResource
 ) -> dg.MaterializeResult[pl.DataFrame]:
@@ -160,6 +165,7 @@ def silent_run(
 
 
 @dg.asset(deps=["training_set"], kinds={"html"}, tags=DEVELOPMENT, metadata={"lake/replace_by": "version"})
+@reporting
 def validation_report(
     protocol: ModelProtocol,
     evaluation: pl.DataFrame,

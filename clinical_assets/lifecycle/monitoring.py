@@ -21,6 +21,7 @@ from clinical_assets.lifecycle.scored_history import scored_through
 from clinical_assets.monitoring.event_performance import EVENT
 from clinical_assets.protocol import ModelProtocol, last_day
 from clinical_assets.resources.lake_io_manager import Batch, LakeResource
+from clinical_assets.resources.outward_gate import reporting
 from clinical_assets.resources.platform import RegistryResource
 
 _SCORED_ROWS = ("protocol", "features", "predictions")
@@ -51,6 +52,7 @@ def _told(table: str, *kinds: str) -> dg.AssetOut:
     internal_asset_deps={table: {dg.AssetKey(name) for name in made_from} for table, made_from in _SEEN_FROM.items()},
     partitions_def=MONTHS,
 )
+@reporting
 def look_at_scored_month(
     context: dg.AssetExecutionContext,
     protocol: ModelProtocol,
@@ -73,6 +75,7 @@ def look_at_scored_month(
 
 
 @dg.asset(deps=["scored_history"], partitions_def=MONTHS, automation_condition=RIPENING_TICK, kinds={"python"})
+@reporting
 def performance_report(
     context: dg.AssetExecutionContext,
     protocol: ModelProtocol,

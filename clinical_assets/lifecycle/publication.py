@@ -34,6 +34,7 @@ from clinical_assets.resources.leak_search import (
     search_home,
     trust,
 )
+from clinical_assets.resources.outward_gate import reporting
 from clinical_assets.resources.platform import HomeResource
 
 JOB = "publication"
@@ -53,6 +54,7 @@ def analytics_of(models: Sequence[str]) -> dg.AssetsDefinition:
         group_name=JOB,
         kinds={"duckdb"},
     )
+    @reporting
     def analytics(context: dg.AssetExecutionContext, home: HomeResource, lake: LakeResource) -> dg.MaterializeResult:
         """The DuckDB file that analysts open, replaced in one step with all that the lake holds of every model."""
         published = publish(lake.open(), home.open(), actor=run_actor(context.run.run_id))

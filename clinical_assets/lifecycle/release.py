@@ -17,11 +17,13 @@ from clinical_assets.lifecycle.release_act import release_version
 from clinical_assets.protocol import ModelProtocol, ModelVersion, load_object
 from clinical_assets.resources.lake_io_manager import LakeResource
 from clinical_assets.resources.ledger import read_ledger
+from clinical_assets.resources.outward_gate import reporting
 from clinical_assets.resources.platform import ALIAS, HomeResource, RegistryResource
 from clinical_assets.resources.registry import CHAMPION
 
 
 @dg.asset(kinds={"ed25519"}, tags=DEVELOPMENT, metadata={"lake/replace_by": "version"})
+@reporting
 def sign_off(
     protocol: ModelProtocol, validation_report: pl.DataFrame, trained_model: ModelVersion, home: HomeResource
 ) -> dg.MaterializeResult[pl.DataFrame]:
@@ -47,6 +49,7 @@ def sign_off(
     metadata={ALIAS: CHAMPION},
     io_manager_key="model_version_io",
 )
+@reporting
 def release(
     context: dg.AssetExecutionContext,
     protocol: ModelProtocol,
@@ -62,6 +65,7 @@ def release(
 
 
 @dg.asset(partitions_def=MONTHS, automation_condition=SCORING, kinds={"polars", "duckdb"})
+@reporting
 def predictions(
     protocol: ModelProtocol, features: pl.DataFrame, release: ModelVersion, registry: RegistryResource
 ) -> dg.MaterializeResult[pl.DataFrame]:

@@ -18,6 +18,7 @@ from clinical_assets.resources.audited_outputs import record_materialisation
 from clinical_assets.resources.column_descriptions import describe_column
 from clinical_assets.resources.handed_on import HANDED_ON
 from clinical_assets.resources.lake import Commit, Lake, LakeError, Write
+from clinical_assets.resources.outward_gate import reporting
 
 REPLACE_BY = "lake/replace_by"
 COLUMN_SCHEMA = "dagster/column_schema"
@@ -75,6 +76,7 @@ class LakeIOManager(dg.ConfigurableIOManager):
         """Drop the frames of the run that ends here."""
         HANDED_ON.forget()
 
+    @reporting
     def handle_output(self, context: dg.OutputContext, obj: "pl.DataFrame | pd.DataFrame | Batch") -> None:
         """Writes the frame as one commit that names the run, and records rows, columns, snapshot and attempts."""
         table = _table_name(context.asset_key)
@@ -101,6 +103,7 @@ class LakeIOManager(dg.ConfigurableIOManager):
             context.step_context.add_asset_metadata({"dagster/row_count": rows}, context.asset_key, key)
         record_materialisation(self.audit, context, snapshot=commit.snapshot, details={"rows": write.frame.height})
 
+    @reporting
     def load_input(self, context: dg.InputContext) -> "pl.DataFrame | pd.DataFrame":
         """The months the input asks for, or the table if these are all, as the frame the parameter is annotated."""
         table = _table_name(context.asset_key)

@@ -16,6 +16,7 @@ from clinical_assets.resources.audited_outputs import record_materialisation
 from clinical_assets.resources.home import Home
 from clinical_assets.resources.lake_io_manager import LakeResource
 from clinical_assets.resources.ledger import verified_champion
+from clinical_assets.resources.outward_gate import reporting
 from clinical_assets.resources.registry import CHAMPION, EXPERIMENT, Registry
 
 if TYPE_CHECKING:
@@ -52,10 +53,12 @@ class ProtocolIOManager(dg.ConfigurableIOManager):
 
     audit: str
 
+    @reporting
     def handle_output(self, context: dg.OutputContext, obj: ModelProtocol) -> None:
         """Store nothing, the protocol stands in the definitions; record it in the audit trail in the folder `audit`."""
         record_materialisation(self.audit, context, details={"protocol_sha256": obj.sha256})
 
+    @reporting
     def load_input(self, context: dg.InputContext) -> ModelProtocol:
         """The protocol that the upstream asset's definition carries."""
         upstream = context.upstream_output
@@ -75,6 +78,7 @@ class ModelVersionIOManager(dg.ConfigurableIOManager):
     lake: dg.ResourceDependency[LakeResource]
     audit: str
 
+    @reporting
     def handle_output(self, context: dg.OutputContext, obj: ModelVersion) -> None:
         """Store nothing, the version stands in the registry; record it in the audit trail in the folder `audit`."""
         record_materialisation(
@@ -84,6 +88,7 @@ class ModelVersionIOManager(dg.ConfigurableIOManager):
             details={"version": obj.version, "artefact_sha256": obj.artefact_sha256},
         )
 
+    @reporting
     def load_input(self, context: dg.InputContext) -> ModelVersion:
         """The challenger or the champion, as the upstream asset's definition says."""
         upstream = context.upstream_output

@@ -7,6 +7,7 @@ from small_platform import MODEL, definitions_at, small_protocol
 from clinical_assets.lifecycle.data import MONTHS
 from clinical_assets.protocol import ModelProtocol, protocol_names, read_protocol
 from clinical_assets.resources.home import Home
+from clinical_assets.resources.outward_gate import MARK
 from clinical_assets.resources.platform import PROTOCOL_JSON
 
 NOWHERE = Home(Path("nowhere"), Path("nowhere"))
@@ -78,6 +79,15 @@ def test_every_asset_is_described_and_belongs_to_its_model_and_its_owners(stampe
         assert spec.group_name == MODEL, key
         assert list(spec.owners) == ["team:clinical-mlops"], key
         assert len(spec.description or "") > 40, key
+
+
+def test_every_asset_and_every_check_reports_through_the_gate(definitions: dg.Definitions) -> None:
+    made = (*(definitions.assets or ()), *(definitions.asset_checks or ()))
+    functions = {each.op.name: each.op.compute_fn for each in made if isinstance(each, dg.AssetsDefinition)}
+    assert len(functions) > 20
+    assert [
+        name for name, made_by in functions.items() if not hasattr(getattr(made_by, "decorated_fn", None), MARK)
+    ] == []
 
 
 def test_only_what_is_made_month_by_month_has_months(stamped: dict[str, dg.AssetSpec]) -> None:
