@@ -19,6 +19,7 @@ from small_platform import (
 from clinical_assets.archives.archive import ArchiveError, MonthWindow
 from clinical_assets.defs.readmission.cohort import Encounter
 from clinical_assets.governance import safe_harbor
+from clinical_assets.governance.small_cells import FEWER
 from clinical_assets.learning.splits import take_patients
 from clinical_assets.lifecycle import data
 from clinical_assets.lifecycle.checks import breaches_of
@@ -215,7 +216,7 @@ def test_a_name_that_is_no_pseudonym_stops_the_run_before_features(
     result = platform.run("intake", MARCH, raise_on_error=False)
     [failed] = [check for check in result.get_asset_check_evaluations() if not check.passed]
     assert failed.check_name == "patients_are_pseudonyms"
-    assert failed.metadata["rows_with_other_names"].value == 2
+    assert failed.metadata["rows_with_other_names"].value == FEWER
     assert not platform.lake.exists(FEATURES)
 
 
@@ -230,7 +231,7 @@ def test_a_repeated_unit_stops_the_run_before_the_next_asset(
     monkeypatch.setattr(data, "load_object", lambda path: doubled.get(path) or make(path))
     result = platform.run("month", MARCH, raise_on_error=False)
     [failed] = [check for check in result.get_asset_check_evaluations() if not check.passed]
-    assert (failed.check_name, failed.metadata["repeated_rows"].value) == ("one_row_a_unit", 2)
+    assert (failed.check_name, failed.metadata["repeated_rows"].value) == ("one_row_a_unit", FEWER)
     started = {event.step_key for event in result.all_events if event.is_step_start}
     assert "features" in started
     assert "predictions" not in started
