@@ -27,7 +27,7 @@ from clinical_assets.learning.estimator import FittedEstimator, LearningError
 from clinical_assets.learning.recipe import RECIPE_FILE, Recipe
 from clinical_assets.learning.storage import load_estimator
 from clinical_assets.lifecycle.candidate import read_training_rows
-from clinical_assets.protocol import ModelVersion
+from clinical_assets.protocol import ModelProtocol, ModelVersion
 from clinical_assets.reporting.evidence.pack import read_evidence
 from clinical_assets.resources.access_rights import make_private
 from clinical_assets.resources.home import Home
@@ -72,13 +72,18 @@ def pin_release(tree: PinnedTree, home: Home, lake: Lake, registry: Registry, ve
     entry = release_of(read_ledger(lake, version.model), version.version)
     if entry is None:
         raise LedgerError(f"{version.model} version {version.version} was never released; only releases are pinned")
+    recipe = registry.recipe(version)
+    if recipe is None:
+        raise LearningError(
+            f"no recipe was kept with {version.model} version {version.version}: it cannot be pinned; train it anew"
+        )
     folder = tree.release(version.model, version.version)
     draft = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(draft, ignore_errors=True)
     make_private(draft)
     try:
-        _gather(draft, home, lake, registry, version, entry)
-        _refuse_leaks(draft, folder.relative_to(tree.root).as_posix(), home)
+        _gather(draft, home, lake, registry, version, recipe, entry)
+        _refuse_leaks(draft, folder.relative_to(tree.root).as_posix(), home, recipe.protocol(version))
         shutil.rmtree(folder, ignore_errors=True)
         draft.replace(folder)
     finally:
@@ -121,12 +126,16 @@ class PinnedEstimators:
         return load_estimator(release.folder / MODEL_FILES, version.artefact_sha256, estimator)
 
 
-def _gather(draft: Path, home: Home, lake: Lake, registry: Registry, version: ModelVersion, entry: LedgerEntry) -> None:
-    model, number = version.model, version.version
-    recipe = registry.recipe(version)
-    if recipe is None:
-        raise LearningError(f"no recipe was kept with {model} version {number}: it cannot be pinned; train it anew")
-    protocol = recipe.protocol(version)
+def _gather(
+    draft: Path,
+    home: Home,
+    lake: Lake,
+    registry: Registry,
+    version: ModelVersion,
+    recipe: Recipe,
+    entry: LedgerEntry,
+) -> None:
+    model, number, protocol = version.model, version.version, recipe.protocol(version)
     evidence = home.evidence(model, number)
     read_evidence(evidence)
     shutil.copytree(registry.files(version), draft / MODEL_FILES)
@@ -142,19 +151,18 @@ def _gather(draft: Path, home: Home, lake: Lake, registry: Registry, version: Mo
     lake.read(f"{model}.evaluation", where={"version": number}).write_parquet(draft / EVALUATION)
 
 
-def _refuse_leaks(draft: Path, place: str, home: Home) -> None:
+def _refuse_leaks(draft: Path, place: str, home: Home, protocol: ModelProtocol) -> None:
     key = load_or_create_key(home.pseudonym_key)
     known = KnownIdentifiers.of((canary.identifier_class, canary.value) for canary in canaries(key))
-    if leaks := LeakScanner(known, key, EXEMPTIONS).search(_contents(draft, place)):
+    if leaks := LeakScanner(known, key, EXEMPTIONS).search(_contents(draft, place, not protocol.images_identifiable)):
         found = "; ".join(sorted({f"{leak.place}: {leak.identifier_class} ({leak.evidence})" for leak in leaks}))
         raise LeakError(f"{place} is not pinned, an identifier seems to stand in it: {found}; run `clinical phi-scan`")
 
 
-def _contents(draft: Path, place: str) -> Iterator[Content]:
+def _contents(draft: Path, place: str, images_expected: bool) -> Iterator[Content]:
     for path in sorted(draft.rglob("*")):
         name = f"{place}/{path.relative_to(draft).as_posix()}"
         if path.suffix == ".parquet":
-            rows = pl.read_parquet(path)
-            yield from content_of_frame(name, rows, images_expected=pl.Binary in rows.schema.values())
+            yield from content_of_frame(name, pl.read_parquet(path), images_expected)
         elif path.is_file():
-            yield from content_of_file(name, path.read_bytes())
+            yield from content_of_file(name, path.read_bytes(), images_expected)
