@@ -91,6 +91,8 @@ def fetch(
         path = fetch_archive(published, home.raw, progress, timeout_seconds)
     archive, told = published.open(path), ""
     if pin and tree is not None:
+        if path == home.raw:
+            refuse(f"{path} may hold more than this archive; move its files to {path / published.name}, then pin it")
         written = tree.pin_archive(published.name, path)
         told = store(tree.root, written.file)
         archive = replace(archive, pin=tree.record_of(written))

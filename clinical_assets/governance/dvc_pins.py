@@ -108,8 +108,8 @@ def read_pin(file: Path) -> Pin:
     """What a pin says, ours or one that `dvc add` wrote; raises PinError for one that is damaged, naming the fault."""
     try:
         written = yaml.safe_load(file.read_text())
-    except FileNotFoundError:
-        raise PinError(f"{file} is not there; restore it with `git checkout`") from None
+    except OSError as error:
+        raise PinError(f"{file} cannot be read ({error.strerror}); restore it with `git checkout`") from None
     except (yaml.YAMLError, UnicodeDecodeError, ValueError):
         raise _damaged(file, "it is no YAML") from None
     outs = written.get("outs") if isinstance(written, dict) and set(written) == {"outs"} else None
@@ -118,17 +118,17 @@ def read_pin(file: Path) -> Pin:
     out = outs[0]
     if wrong := sorted(map(str, (_NEEDED - set(out)) | (set(out) - _KNOWN))):
         raise _damaged(file, f"{', '.join(wrong)} is missing or unknown")
-    md5, size, nfiles, meta = out["md5"], out["size"], out.get("nfiles"), out.get("meta") or {}
+    md5, size, nfiles, meta = out["md5"], out["size"], out.get("nfiles"), out.get("meta", {})
     if out["hash"] != "md5" or not _is_hex(str(md5).removesuffix(".dir"), 32):
         raise _damaged(file, "md5 is no hash of DVC 3")
     if not _is_count(size) or (not _is_count(nfiles) if str(md5).endswith(".dir") else nfiles is not None):
         raise _damaged(file, "size or nfiles is no number that fits")
     if out["path"] != file.name.removesuffix(SUFFIX):
         raise _damaged(file, f"path is {out['path']}, which is not what lies beside it under this name")
-    if not isinstance(meta, dict) or set(meta) - {"sha256", "files"}:
-        raise _damaged(file, "meta holds more than sha256 and files")
+    if "meta" in out and not (isinstance(meta, dict) and {"sha256"} <= set(meta) <= {"sha256", "files"}):
+        raise _damaged(file, "meta does not hold sha256, files, and nothing else")
     sha256, files = meta.get("sha256"), meta.get("files")
-    if meta and not _is_hex(sha256, 64):
+    if "meta" in out and not _is_hex(sha256, 64):
         raise _damaged(file, "meta.sha256 is no SHA-256")
     if files is not None and not (_is_list(files) and nfiles == len(files) and _hash_of_list(files) == sha256):
         raise _damaged(file, "meta.files is not what meta.sha256 is the hash of")

@@ -30,7 +30,7 @@ from clinical_assets.lifecycle.candidate import read_training_rows
 from clinical_assets.protocol import ModelProtocol, ModelVersion
 from clinical_assets.reporting.evidence.pack import read_evidence
 from clinical_assets.resources.access_rights import make_private
-from clinical_assets.resources.home import Home
+from clinical_assets.resources.home import Home, hash_file
 from clinical_assets.resources.lake import Lake
 from clinical_assets.resources.leak_search import LeakError
 from clinical_assets.resources.leak_sinks import EXEMPTIONS
@@ -143,6 +143,8 @@ def _gather(
     shutil.copytree(evidence, draft / EVIDENCE)
     shutil.copytree(home.sign_offs / model / f"v{number}", draft / STATEMENTS)
     shutil.copy2(home.report(model, number), draft / REPORT_FILE)
+    if hash_file(draft / REPORT_FILE) != entry.report_sha256:
+        raise LedgerError(f"{home.report(model, number)} is not the report that was released; restore it")
     (draft / VERSION_FILE).write_bytes(_VERSION.dump_json(version, indent=2))
     (draft / RELEASE_FILE).write_bytes(_ENTRY.dump_json(entry, indent=2))
     (draft / RECIPE_FILE).write_bytes(TypeAdapter(dict).dump_json(recipe.to_dict(), indent=2))

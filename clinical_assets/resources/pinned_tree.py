@@ -59,11 +59,9 @@ class PinnedTree:
     def pin_archive(self, name: str, path: Path) -> Pin:
         """Pin the archive of this name as it lies at `path`, which is copied into the working tree unless it is there.
 
-        Raises PinError where it is a folder that holds other things too, or is pinned under another name.
+        Raises PinError where it is pinned as another file or folder already.
         """
-        target = self.archives / name / path.name if path.is_file() else self.archives / name
-        if path.is_dir() and path.name != name:
-            raise PinError(f"{path} may hold more than the archive; put its files into a folder {name} of their own")
+        target = self.archives / name if path.name == name else self.archives / name / path.name
         other = self.archive_pin(name)
         if other is not None and other.data != target:
             raise PinError(f"{name} is pinned by {other.file} already; remove that with `git rm`, then pin it anew")
