@@ -9,7 +9,7 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 import pytest
-from small_platform import MODEL, ROLES, Developed, SmallPlatform
+from small_platform import MODEL, MONTHS, ROLES, Developed, SmallPlatform
 from typer.testing import CliRunner, Result
 
 from clinical_assets.cli import app
@@ -18,7 +18,7 @@ from clinical_assets.governance.ledger import LedgerError
 from clinical_assets.learning.recipe import RECIPE_FILE
 from clinical_assets.learning.storage import hash_files
 from clinical_assets.lifecycle.candidate import read_training_rows
-from clinical_assets.lifecycle.data import dataset
+from clinical_assets.lifecycle.evidence import gather_evidence
 from clinical_assets.lifecycle.pinned_release import (
     EVALUATION,
     EVIDENCE,
@@ -30,7 +30,7 @@ from clinical_assets.lifecycle.pinned_release import (
     read_pinned_release,
 )
 from clinical_assets.lifecycle.reproduction import is_in_lake, kept_in_git, reproduce
-from clinical_assets.protocol import ModelVersion
+from clinical_assets.protocol import ArchivePin, ModelVersion
 from clinical_assets.reporting.evidence.pack import read_evidence
 from clinical_assets.resources.home import Home, hash_file
 from clinical_assets.resources.lake import Lake
@@ -202,7 +202,7 @@ def test_what_is_missing_and_cannot_be_pulled_says_how_to_get_dvc(candidate: Dev
 def test_a_release_pins_itself_in_a_step_of_its_own(candidate: Developed, tree: PinnedTree) -> None:
     approve(candidate)
     done = candidate.platform.run("release", instance=candidate.instance)
-    [told] = [x.step_materialization_data.materialization.metadata for x in of_pin(done)]
+    [told] = [x.step_materialization_data.materialization.metadata for x in materialised(done, "release_pin")]
     assert told["pinned"].value == f"releases/{MODEL}/v2.dvc"
     assert str(told["stored"].value).startswith("not pushed: the program dvc is not here")
     assert read_pinned_release(tree, MODEL, 2).version == candidate.candidate
@@ -213,7 +213,7 @@ def test_where_no_pins_are_kept_a_release_is_as_it_was(candidate: Developed, mon
     monkeypatch.delenv("CLINICAL_PINS", raising=False)
     approve(candidate)
     done = candidate.platform.run("release", instance=candidate.instance)
-    [told] = [x.step_materialization_data.materialization.metadata for x in of_pin(done)]
+    [told] = [x.step_materialization_data.materialization.metadata for x in materialised(done, "release_pin")]
     assert str(told["pinned"].value).startswith("CLINICAL_PINS is not set")
     assert candidate.platform.registry.champion(MODEL) == candidate.candidate
 
@@ -250,35 +250,34 @@ def test_the_verb_pins_what_was_released_before_pins_were_kept(
     assert "CLINICAL_PINS is not set" in told.stderr
 
 
-def test_the_pin_of_the_archive_stands_in_lineage_evidence_and_the_bill_of_materials(
-    candidate: Developed, tree: PinnedTree
-) -> None:
+def test_a_month_s_lineage_names_the_pin_of_its_archive(candidate: Developed, tree: PinnedTree) -> None:
     platform = candidate.platform
     tree.pin_archive("diabetes130", platform.home.raw / "dataset_diabetes")
     pinned = platform.home.archive_pin(platform.protocol)
     assert pinned is not None
-    platform.run("retraining", instance=candidate.instance)
-    version = platform.registry.challenger(MODEL)
-    recipe = platform.registry.recipe(version)
-    assert recipe is not None
-    assert recipe.archive_pin == pinned
-    evidence = platform.home.evidence(MODEL, version.version)
-    assert read_evidence(evidence)["archive_pin"]["sha256"] == pinned.sha256
-    assert pinned.in_words() in (evidence / "tripod_ai.md").read_text().replace("\\", "")
-    bill = json.loads((evidence / "bom.cdx.json").read_text())
-    [archive] = [item for item in bill["components"] if item["type"] == "data"]
-    assert archive["name"] == "archives/diabetes130/dataset_diabetes"
-    assert {x["name"]: x["value"] for x in archive["properties"]}["clinical-assets:git-commit"] == pinned.commit
-    assert {"alg": "SHA-256", "content": pinned.sha256} in archive["hashes"]
-    context = dg.build_asset_context(partition_key=f"{platform.lake.months(f'{MODEL}.features')[-1]:%Y-%m}")
-    month = dataset(context, protocol=platform.protocol, home=platform.resources["home"])
-    assert isinstance(month, dg.MaterializeResult)
-    assert asdict(pinned).items() <= {k.removeprefix("pin_"): v for k, v in (month.metadata or {}).items()}.items()
+    done = platform.run("intake", MONTHS[0])
+    [told] = [x.step_materialization_data.materialization.metadata for x in materialised(done, "dataset")]
+    assert {name: told[f"pin_{name}"].value for name in asdict(pinned)} == asdict(pinned)
 
 
-def of_pin(done: dg.ExecuteInProcessResult) -> list[dg.DagsterEvent]:
+def test_evidence_is_gathered_with_the_pin_that_the_version_was_trained_under(candidate: Developed) -> None:
+    platform, version = candidate.platform, candidate.champion
+    [path] = platform.home.registry_artefacts.glob(f"{version.run_id}/**/{RECIPE_FILE}")
+    written = path.read_text()
+    pinned = ArchivePin("archives/diabetes130.dvc", "0" * 32, "1" * 64, "2" * 40)
+    path.write_text(json.dumps(json.loads(written) | {"archive_pin": asdict(pinned)}))
+    try:
+        gathered = gather_evidence(
+            platform.protocol, version, [], [], pl.DataFrame(), None, platform.lake, platform.registry
+        )
+    finally:
+        path.write_text(written)
+    assert gathered.archive_pin == pinned
+
+
+def materialised(done: dg.ExecuteInProcessResult, asset: str) -> list[dg.DagsterEvent]:
     events = done.get_asset_materialization_events()
-    return [event for event in events if event.asset_key == dg.AssetKey([MODEL, "release_pin"])]
+    return [event for event in events if event.asset_key == dg.AssetKey([MODEL, asset])]
 
 
 def audit(home: Home) -> list[str]:
