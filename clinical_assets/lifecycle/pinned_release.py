@@ -30,6 +30,7 @@ from clinical_assets.lifecycle.candidate import read_training_rows
 from clinical_assets.protocol import ModelProtocol, ModelVersion
 from clinical_assets.reporting.evidence.pack import read_evidence
 from clinical_assets.resources.access_rights import make_private
+from clinical_assets.resources.dvc_tool import one_at_a_time
 from clinical_assets.resources.home import Home, hash_file
 from clinical_assets.resources.lake import Lake
 from clinical_assets.resources.leak_search import LeakError
@@ -84,11 +85,12 @@ def pin_release(tree: PinnedTree, home: Home, lake: Lake, registry: Registry, ve
     try:
         _gather(draft, home, lake, registry, version, recipe, entry)
         _refuse_leaks(draft, folder.relative_to(tree.root).as_posix(), home, recipe.protocol(version))
-        shutil.rmtree(folder, ignore_errors=True)
-        draft.replace(folder)
+        with one_at_a_time(tree.root):
+            shutil.rmtree(folder, ignore_errors=True)
+            draft.replace(folder)
+            return tree.pin(folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return tree.pin(folder)
 
 
 def read_pinned_release(tree: PinnedTree, model: str, version: int) -> PinnedRelease:

@@ -4,10 +4,13 @@ Belongs here: where the program is, and the three things asked of it. Does not b
 write ourselves (governance/dvc_pins.py). It runs in an environment of its own, since it does not fit into ours.
 """
 
+import fcntl
 import os
 import shlex
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from clinical_assets.governance.dvc_pins import PinError
@@ -43,11 +46,12 @@ def store(root: Path, pin_file: Path) -> str:
         return f"not pushed: {HOW_TO_GET_IT}"
     if not _is_project(root):
         return f"not pushed: {root} is no DVC project; run `dvc init` in its Git working tree"
-    _run(dvc, root, "commit", "--quiet", "--force", str(pin_file))
-    remote = _ask(dvc, root, "config", "core.remote")
-    if not remote:
-        return "not pushed: DVC has no default remote; run `dvc remote add --default NAME ADDRESS`"
-    _run(dvc, root, "push", "--quiet", str(pin_file))
+    with one_at_a_time(root):
+        _run(dvc, root, "commit", "--quiet", "--force", str(pin_file))
+        remote = _ask(dvc, root, "config", "core.remote")
+        if not remote:
+            return "not pushed: DVC has no default remote; run `dvc remote add --default NAME ADDRESS`"
+        _run(dvc, root, "push", "--quiet", str(pin_file))
     return f"pushed to the remote {remote}"
 
 
@@ -55,7 +59,19 @@ def pull(root: Path, pin_file: Path) -> None:
     """Fetch what is pinned and put it beside its pin; raises PinError without dvc, or where it fails."""
     if (dvc := find_dvc()) is None:
         raise PinError(f"{pin_file.with_suffix('')} is not there, and {HOW_TO_GET_IT}")
-    _run(dvc, root, "pull", "--quiet", str(pin_file))
+    with one_at_a_time(root):
+        _run(dvc, root, "pull", "--quiet", str(pin_file))
+
+
+@contextmanager
+def one_at_a_time(root: Path) -> Iterator[None]:
+    """Until the block ends, no other process of ours writes in this working tree, or runs dvc, which would give up."""
+    folder = os.open(root, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _is_project(root: Path) -> bool:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -89,6 +90,14 @@ def test_what_we_wrote_is_clean_for_dvc_and_is_in_its_remote(hospital: Hospital)
     assert hospital.ask_dvc("status", "--cloud") == "Cache and remote 'store' are in sync."
     pins = sorted(path.relative_to(hospital.tree).as_posix() for path in hospital.tree.rglob("*/*.dvc"))
     assert pins == ["archives/diabetes130/dataset_diabetes.zip.dvc", f"releases/{MODEL}/v1.dvc"]
+    assert hospital.run("git", "status", "--porcelain") == ""
+
+
+def test_pins_that_are_made_at_once_wait_for_each_other(hospital: Hospital) -> None:
+    command = [sys.executable, "-m", "clinical_assets.cli", "pin", MODEL, "1"]
+    with ThreadPoolExecutor(3) as at_once:
+        told = list(at_once.map(lambda _: hospital.run(*command), range(3)))
+    assert all("pushed to the remote store" in words for words in told)
     assert hospital.run("git", "status", "--porcelain") == ""
 
 
