@@ -84,7 +84,7 @@ def pin_release(tree: PinnedTree, home: Home, lake: Lake, registry: Registry, ve
     make_private(draft)
     try:
         _gather(draft, home, lake, registry, version, recipe, entry)
-        _refuse_leaks(draft, folder.relative_to(tree.root).as_posix(), home, recipe.protocol(version))
+        refuse_leaks(draft, folder.relative_to(tree.root).as_posix(), home, recipe.protocol(version))
         with one_at_a_time(tree.root):
             shutil.rmtree(folder, ignore_errors=True)
             draft.replace(folder)
@@ -110,6 +110,15 @@ def read_pinned_release(tree: PinnedTree, model: str, version: int) -> PinnedRel
     if (kept.model, kept.version) != (model, version):
         raise PinError(f"{folder} holds {kept.model} version {kept.version}; restore the pin with `git checkout`")
     return PinnedRelease(folder, pin, kept, recipe)
+
+
+def refuse_leaks(draft: Path, place: str, home: Home, protocol: ModelProtocol) -> None:
+    """Raise LeakError where an identifier stands in what is to be pinned, or an image that may show who it is of."""
+    key = load_or_create_key(home.pseudonym_key)
+    known = KnownIdentifiers.of((canary.identifier_class, canary.value) for canary in canaries(key))
+    if leaks := LeakScanner(known, key, EXEMPTIONS).search(_contents(draft, place, not protocol.images_identifiable)):
+        found = "; ".join(sorted({f"{leak.place}: {leak.identifier_class} ({leak.evidence})" for leak in leaks}))
+        raise LeakError(f"{place} is not pinned, an identifier seems to stand in it: {found}; run `clinical phi-scan`")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,14 +162,6 @@ def _gather(
     (draft / PROTOCOL_FILE).write_text(recipe.protocol_json)
     read_training_rows(lake, protocol, version.lake_snapshot).write_parquet(draft / TRAINING_SET)
     lake.read(f"{model}.evaluation", where={"version": number}).write_parquet(draft / EVALUATION)
-
-
-def _refuse_leaks(draft: Path, place: str, home: Home, protocol: ModelProtocol) -> None:
-    key = load_or_create_key(home.pseudonym_key)
-    known = KnownIdentifiers.of((canary.identifier_class, canary.value) for canary in canaries(key))
-    if leaks := LeakScanner(known, key, EXEMPTIONS).search(_contents(draft, place, not protocol.images_identifiable)):
-        found = "; ".join(sorted({f"{leak.place}: {leak.identifier_class} ({leak.evidence})" for leak in leaks}))
-        raise LeakError(f"{place} is not pinned, an identifier seems to stand in it: {found}; run `clinical phi-scan`")
 
 
 def _contents(draft: Path, place: str, images_expected: bool) -> Iterator[Content]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 import pytest
+from small_fundus import NewCamera
 from small_platform import MODEL, MONTHS, ROLES, Developed, SmallPlatform
 from typer.testing import CliRunner, Result
 
@@ -28,6 +29,7 @@ from clinical_assets.lifecycle.pinned_release import (
     TRAINING_SET,
     pin_release,
     read_pinned_release,
+    refuse_leaks,
 )
 from clinical_assets.lifecycle.reproduction import is_in_lake, kept_in_git, reproduce
 from clinical_assets.protocol import ArchivePin, ModelVersion
@@ -121,6 +123,17 @@ def test_an_identifier_in_a_file_stops_the_pin_and_leaves_nothing_there(candidat
     finally:
         note.unlink()
     assert [path.name for path in (tree.root / "releases" / MODEL).iterdir()] == []
+
+
+def test_images_are_pinned_where_the_protocol_says_that_they_show_nobody(
+    new_camera: NewCamera, tree: PinnedTree
+) -> None:
+    platform = new_camera.platform
+    folder = pin(platform, tree, new_camera.version)
+    assert pl.Binary in pl.read_parquet_schema(folder / TRAINING_SET).values()
+    identifiable = platform.protocol.model_copy(update={"images_identifiable": True})
+    with pytest.raises(LeakError, match=r"training_set.parquet.* \(image\)"):
+        refuse_leaks(folder, "releases/v1", platform.home, identifiable)
 
 
 def test_a_report_that_is_not_the_one_released_is_not_pinned(candidate: Developed, tree: PinnedTree) -> None:

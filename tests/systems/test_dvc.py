@@ -5,10 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -28,11 +32,14 @@ class Hospital:
     tree: Path
     home: Path
     raw: Path
+    further: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def environment(self) -> dict[str, str]:
         ours = {"CLINICAL_HOME": self.home, "CLINICAL_RAW": self.raw, "CLINICAL_PINS": self.tree}
-        return os.environ | {name: str(path) for name, path in ours.items()} | {"CLINICAL_DVC": self.dvc}
+        return (
+            os.environ | {name: str(path) for name, path in ours.items()} | {"CLINICAL_DVC": self.dvc, **self.further}
+        )
 
     def run(self, *command: str, expected: int = 0) -> str:
         done = subprocess.run(command, cwd=self.tree, env=self.environment, capture_output=True, text=True, check=False)
@@ -168,3 +175,40 @@ def test_a_pin_of_dvc_alone_is_taken_and_said_to_have_no_sha256(hospital: Hospit
     refused = elsewhere.clinical("reproduce", MODEL, "1", expected=1)
     assert "dataset_diabetes.zip is not what " in refused
     assert "md5 " in refused
+
+
+def test_dvc_reports_its_use_to_nobody_when_the_platform_runs_it(hospital: Hospital, tmp_path: Path) -> None:
+    elsewhere = hospital.cloned(tmp_path / "elsewhere")
+    elsewhere.ask_dvc("config", "core.analytics", "true")
+    with receiver_of_reports() as (address, reported):
+        told = replace(
+            elsewhere, raw=hospital.raw, further={"DVC_ANALYTICS_ENDPOINT": address, "DVC_UPDATER_ENDPOINT": address}
+        )
+        told.clinical("fetch", MODEL, "--pin")
+        told.clinical("reproduce", MODEL, "1")
+        told.ask_dvc("status")
+        deadline = time.monotonic() + 60
+        while not reported and time.monotonic() < deadline:
+            time.sleep(0.2)
+        time.sleep(2)
+    assert {json.loads(report)["cmd_class"] for report in reported} == {"CmdDataStatus"}
+
+
+@contextmanager
+def receiver_of_reports() -> Iterator[tuple[str, list[bytes]]]:
+    """The address of a server on this machine in place of DVC's own, and all that is posted to it."""
+    reported: list[bytes] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            reported.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", reported
+        server.shutdown()
