@@ -46,6 +46,22 @@ def test_a_folder_has_the_hash_that_dvc_gives_it(folder: Path) -> None:
         verify(pin, folder)
 
 
+@pytest.mark.parametrize(("said", "other"), [("nfiles: 2", "nfiles: 3"), ("size: 6", "size: 7")])
+def test_a_number_that_does_not_fit_the_bytes_is_refused_though_the_hash_fits(
+    folder: Path, said: str, other: str
+) -> None:
+    file = folder.with_name("v1.dvc")
+    file.write_text(WRITTEN_BY_DVC.replace(said, other))
+    with pytest.raises(PinError, match=rf"{other.replace(':', '')} is pinned, and {said[-1]} was found"):
+        verify(read_pin(file), folder)
+
+
+def test_the_same_bytes_under_another_name_are_not_what_is_pinned(folder: Path) -> None:
+    pin = read_pin(written(folder))
+    with pytest.raises(PinError, match=r"v2 is not what .*v1.dvc pins, which is called v1; put back"):
+        verify(pin, folder.rename(folder.with_name("v2")))
+
+
 def test_beside_what_dvc_writes_stands_our_sha256_alone(folder: Path) -> None:
     ours = yaml.safe_load(pin_text("v1", contents_of(folder)))
     meta = ours["outs"][0].pop("meta")
