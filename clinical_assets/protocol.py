@@ -105,6 +105,23 @@ class ModelVersion:
         return {ALERT: self.threshold, **dict(self.further_thresholds)}
 
 
+@dataclass(frozen=True, slots=True)
+class ArchivePin:
+    """Which archive rows came from, by the hospital's own Git: a pin, its hashes, and the commit it stands in.
+
+    `file` is the pin's place in the working tree; `commit` says so in words where the pin is not committed as it is.
+    """
+
+    file: str
+    md5: str
+    sha256: str
+    commit: str
+
+    def in_words(self) -> str:
+        """The pin in a phrase."""
+        return f"pinned by {self.file} (SHA-256 {self.sha256}, MD5 {self.md5}; Git commit {self.commit})"
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 

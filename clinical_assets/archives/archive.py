@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import dataframely as dy
 import polars as pl
 
-from clinical_assets.protocol import Verdict, month_after
+from clinical_assets.protocol import ArchivePin, Verdict, month_after
 
 SIMULATED_MARKER = "SIMULATED.txt"
 
@@ -32,13 +32,15 @@ class ArchiveError(ValueError):
 class Archive:
     """Source data as its publisher lays it out; `sha256` is that of the data: equal archives hold equal rows.
 
-    `share_of_patients` is the part that is used, below 1 in demonstrations that say so.
+    `share_of_patients` is the part that is used, below 1 in demonstrations that say so; `pin` is that of the hospital's
+    own Git, which the files proved equal to, None where there is none.
     """
 
     path: Path
     data_origin: str
     sha256: str
     share_of_patients: float = 1.0
+    pin: ArchivePin | None = None
 
     def sampled(self, share_of_patients: float) -> "Archive":
         """The archive of which a share of the patients is used: no longer the published data, and named so."""

@@ -1,4 +1,4 @@
-"""The verbs of people who must prove something: evidence, reproduce.
+"""The verbs of people who must prove something: evidence, pin, reproduce.
 
 Belongs here: what they print. Does not belong here: what the evidence is, and how a version is made again.
 """
@@ -12,10 +12,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from clinical_assets.cli.terminal import JsonFlag, console, one_line_on_refusal, open_home, print_json
+from clinical_assets.cli.terminal import (
+    JsonFlag,
+    console,
+    one_line_on_refusal,
+    open_home,
+    print_json,
+    recorded_when_refused,
+    refuse,
+)
 from clinical_assets.governance.audit_trail import AuditTrail, person_at_terminal
 from clinical_assets.reporting.evidence.model_card import check_model_card
 from clinical_assets.reporting.evidence.pack import MODEL_CARD, read_evidence
+from clinical_assets.resources.pinned_tree import NOT_SET, PinnedTree
 
 if TYPE_CHECKING:
     from clinical_assets.lifecycle.reproduction import Comparison, Reproduction
@@ -55,28 +64,76 @@ def evidence(
 
 @app.command()
 @one_line_on_refusal
+@recorded_when_refused
+def pin(
+    model: str,
+    version: Annotated[int | None, typer.Argument(help="A version once released; the champion by default.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Pin what a release rests on in the hospital's own Git, below CLINICAL_PINS, and push it where dvc can."""
+    from clinical_assets.lifecycle.pinned_release import pin_release
+    from clinical_assets.lifecycle.release import told_of_pin
+
+    if (tree := PinnedTree.from_environment()) is None:
+        refuse(NOT_SET)
+    home, lake, registry = open_home()
+    chosen = registry.champion(model) if version is None else registry.version(model, version)
+    told = told_of_pin(tree, pin_release(tree, home, lake, registry, chosen), chosen)
+    AuditTrail(home.audit).record(
+        "pin",
+        actor=person_at_terminal(),
+        target=f"{model} version {chosen.version}",
+        snapshot=chosen.lake_snapshot,
+        details=told,
+    )
+    if as_json:
+        print_json({"model": model, **told})
+        return
+    typer.echo(f"{told['pinned']}: {told['files']} files, {told['bytes']:,} bytes, md5 {told['md5']}")
+    typer.echo(f"  sha256 {told['sha256']}\n  {told['stored']}\n  Git commit: {told['commit']}")
+
+
+@app.command()
+@one_line_on_refusal
 def reproduce(
     model: str,
     version: int,
     out: Annotated[
         Path | None, typer.Option(help="A new folder for the rebuilt files; without it they are not kept.")
     ] = None,
+    pinned: Annotated[
+        bool, typer.Option("--pinned", help="From its pin in the hospital's Git, even where the lake has it.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Make a version again from its pinned snapshot, protocol and seed, and compare it with the registered one."""
+    """Make a version again from its snapshot, protocol and seed, and compare it with the registered one.
+
+    Where the lake or the registry is gone, from the release's pin below CLINICAL_PINS; what is missing is pulled.
+    """
+    from clinical_assets.lifecycle.reproduction import is_in_lake, kept_in_git, kept_in_lake
     from clinical_assets.lifecycle.reproduction import reproduce as make_again
 
     home, lake, registry = open_home()
-    registered = registry.version(model, version)
+    tree = PinnedTree.from_environment()
+    if pinned and tree is None:
+        refuse(NOT_SET)
+    if tree is not None and (pinned or not is_in_lake(lake, registry, model, version)):
+        kept = kept_in_git(tree, model, version)
+    else:
+        kept = kept_in_lake(home, lake, registry, registry.version(model, version))
     with tempfile.TemporaryDirectory() as fresh:
-        result = make_again(home, lake, registry, registered, out or Path(fresh) / "rebuilt")
+        result = make_again(kept, out or Path(fresh) / "rebuilt")
     AuditTrail(home.audit).record(
         "reproduce",
         actor=person_at_terminal(),
         target=f"{model} version {version}",
         outcome="success" if result.is_equal else "failure",
         snapshot=result.lake_snapshot,
-        details={"compared": len(result.compared), "artefact_sha256": registered.artefact_sha256},
+        details={
+            "compared": len(result.compared),
+            "artefact_sha256": kept.version.artefact_sha256,
+            "origin": result.origin,
+        },
     )
     print_json(asdict(result) | {"is_equal": result.is_equal}) if as_json else show_reproduction(result)
     if not result.is_equal:
@@ -100,7 +157,7 @@ def show_reproduction(result: "Reproduction") -> None:
     for note in result.notes:
         console.print(f"note: {note}")
     verdict = "made again, and equal" if result.is_equal else "NOT EQUAL"
-    console.print(f"{result.model} version {result.version}: {verdict}, from lake snapshot {result.lake_snapshot}")
+    console.print(f"{result.model} version {result.version}: {verdict}, from {result.origin}")
 
 
 def _cells(item: "Comparison") -> tuple[str, str, str, str]:

@@ -3,7 +3,7 @@
 Belongs here: their options and what they print. Does not belong here: what they do; they call the assets' functions.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -34,10 +34,12 @@ from clinical_assets.governance.ledger import (
     why_nothing_is_live,
 )
 from clinical_assets.governance.outbound import allow_hosts
-from clinical_assets.protocol import ModelVersion, load_object, protocol_names, read_protocol
+from clinical_assets.protocol import ArchivePin, ModelVersion, load_object, protocol_names, read_protocol
+from clinical_assets.resources.dvc_tool import store
 from clinical_assets.resources.home import Home
 from clinical_assets.resources.lake import Lake
 from clinical_assets.resources.ledger import mismatch, read_ledger
+from clinical_assets.resources.pinned_tree import NOT_SET, PinnedTree
 from clinical_assets.resources.registry import CHALLENGER, CHAMPION, Registry
 
 app = typer.Typer()
@@ -73,19 +75,38 @@ def demo(
 def fetch(
     model: str,
     timeout_seconds: Annotated[float, typer.Option(help="How long the publisher may be silent.")] = 30.0,
+    pin: Annotated[bool, typer.Option("--pin", help="Pin it in the hospital's Git, below CLINICAL_PINS.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Download a model's archive from its publisher into CLINICAL_RAW, and check it."""
     home, protocol = Home.from_environment(), read_protocol(model)
     if protocol.archive is None:
         refuse(f"{model} reads no archive: its cohort function fetches its rows itself")
-    published = load_object(protocol.archive)
+    published, tree = load_object(protocol.archive), PinnedTree.from_environment()
+    if pin and tree is None:
+        refuse(NOT_SET)
     if not as_json:
         typer.echo(f"{published.title}, {published.publisher}, {published.licence}. Cite: {published.citation}")
     with allow_hosts(published.hosts), download_bar(Console(stderr=True)) as progress:
         path = fetch_archive(published, home.raw, progress, timeout_seconds)
-    archive = published.open(path)
-    print_json(asdict(archive)) if as_json else typer.echo(f"{archive.path}: {archive.data_origin}")
+    archive, told = published.open(path), ""
+    if pin and tree is not None:
+        if path == home.raw:
+            refuse(f"{path} may hold more than this archive; move its files to {path / published.name}, then pin it")
+        written = tree.pin_archive(published.name, path)
+        told = store(tree.root, written.file)
+        archive = replace(archive, pin=tree.record_of(written))
+    if as_json:
+        print_json(asdict(archive) | ({"stored": told} if pin else {}))
+        return
+    typer.echo(f"{archive.path}: {archive.data_origin}")
+    if archive.pin is not None:
+        show_pin(archive.pin, told)
+
+
+def show_pin(pin: ArchivePin, told: str) -> None:
+    """A pin, where its bytes are, and what is left to a person: the commit."""
+    typer.echo(f"{pin.file}: md5 {pin.md5}\n  sha256 {pin.sha256}\n  {told}\n  Git commit: {pin.commit}")
 
 
 @app.command()

@@ -19,6 +19,7 @@ from clinical_assets.archives.archive import ArchiveError
 from clinical_assets.evaluation import EvaluationError
 from clinical_assets.governance.audit_trail import AuditError, AuditTrail, person_at_terminal
 from clinical_assets.governance.canaries import canaries
+from clinical_assets.governance.dvc_pins import PinError
 from clinical_assets.governance.identified_zone import IdentifiedZoneError
 from clinical_assets.governance.incidents import IncidentError
 from clinical_assets.governance.known_identifiers import KnownIdentifiers
@@ -65,6 +66,7 @@ REFUSALS = (
     LedgerError,
     ModelCardError,
     OutboundError,
+    PinError,
     PlatformKeyError,
     ProtocolError,
     PseudonymError,

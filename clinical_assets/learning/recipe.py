@@ -15,7 +15,7 @@ from typing import Any, Self
 from pydantic import ValidationError
 
 from clinical_assets.learning.estimator import LearningError
-from clinical_assets.protocol import ModelProtocol, ModelVersion, Repair
+from clinical_assets.protocol import ArchivePin, ModelProtocol, ModelVersion, Repair
 
 RECIPE_FILE = "recipe.json"
 
@@ -45,13 +45,15 @@ class Environment:
 class Recipe:
     """What a version was made by: a retraining, or a repair of the version `base`; and under which protocol.
 
-    `environment` is None where nobody wrote it down.
+    `environment` is None where nobody wrote it down; `archive_pin` is that of the archive as it stood in the hospital's
+    own Git that day, None where it was not pinned.
     """
 
     protocol_json: str
     repair: Repair
     base_version: int | None
     environment: Environment | None
+    archive_pin: ArchivePin | None = None
 
     def __post_init__(self) -> None:
         if (self.repair is Repair.RETRAIN) != (self.base_version is None):
@@ -61,16 +63,19 @@ class Recipe:
             )
 
     @classmethod
-    def of(cls, protocol: ModelProtocol, repair: Repair, base: ModelVersion | None) -> Self:
+    def of(
+        cls, protocol: ModelProtocol, repair: Repair, base: ModelVersion | None, archive_pin: ArchivePin | None = None
+    ) -> Self:
         """The recipe of a version that is made now, in this process."""
-        return cls(protocol.canonical_json, repair, base.version if base else None, Environment.here())
+        return cls(protocol.canonical_json, repair, base.version if base else None, Environment.here(), archive_pin)
 
     @classmethod
     def from_dict(cls, written: Mapping[str, Any]) -> Self:
         """The recipe that `to_dict` wrote; raises LearningError where it is none."""
         try:
             environment = Environment(**written["environment"]) if written["environment"] else None
-            return cls(written["protocol_json"], Repair(written["repair"]), written["base_version"], environment)
+            pin = ArchivePin(**written["archive_pin"]) if written.get("archive_pin") else None
+            return cls(written["protocol_json"], Repair(written["repair"]), written["base_version"], environment, pin)
         except (KeyError, TypeError, ValueError) as error:
             raise LearningError(f"{RECIPE_FILE} is no recipe of a version ({error}); restore it") from error
 

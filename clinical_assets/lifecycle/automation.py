@@ -37,7 +37,8 @@ MONTHLY = (
 )
 DEVELOPMENT_CHAIN = ("protocol", "training_set", "trained_model", "evaluation", "silent_run", "validation_report")
 SILENT_MONTH = ("silent_run", "validation_report")
-ASSETS = (*MONTHLY, *DEVELOPMENT_CHAIN, "sign_off", "release")
+RELEASE = ("sign_off", "release", "release_pin")
+ASSETS = (*MONTHLY, *DEVELOPMENT_CHAIN, *RELEASE)
 """Every asset of a model that is made in a run."""
 IN_FLIGHT = [
     dg.DagsterRunStatus.QUEUED,
@@ -67,7 +68,7 @@ def jobs(protocol: ModelProtocol) -> list[Any]:
         job("ripening", ("performance_report",), "What a month's ripened outcomes say of the champion"),
         job("retraining", DEVELOPMENT_CHAIN, "A new candidate with its validation report", **{RETRAINING: model}),
         job("silent_month", SILENT_MONTH, "What a candidate says of months that have arrived since, shown to nobody"),
-        job("release", ("sign_off", "release"), "The release of a signed candidate"),
+        job("release", RELEASE, "The release of a signed candidate"),
         job("sign_off", ("sign_off",), "The signatures on a candidate that is not released"),
     ]
 

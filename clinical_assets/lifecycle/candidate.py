@@ -7,7 +7,7 @@ Does not belong here: any measuring or judging.
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 import polars as pl
 
@@ -64,6 +64,14 @@ FINDING_SCHEMA = {
     "high": pl.Float64,
     "n": pl.Int64,
 }
+
+
+class Estimators(Protocol):
+    """Where the estimators of earlier versions are found: the registry, or the pinned releases of a Git."""
+
+    def load(self, version: ModelVersion, estimator: str) -> FittedEstimator:
+        """The version's estimator, of the class at this dotted path, once its files have proved unchanged."""
+        ...
 
 
 def refuse_mixed_protocols(protocol: ModelProtocol, recorded: Iterable[str], upstream: str) -> None:
@@ -131,7 +139,7 @@ def _in_order(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def make_estimator(
-    rows: pl.DataFrame, protocol: ModelProtocol, repair: Repair, base: ModelVersion | None, registry: Registry
+    rows: pl.DataFrame, protocol: ModelProtocol, repair: Repair, base: ModelVersion | None, estimators: Estimators
 ) -> tuple[FittedEstimator, pl.DataFrame]:
     """The estimator that a repair calls for, and the rows on which its thresholds are to be chosen.
 
@@ -147,7 +155,7 @@ def make_estimator(
             f"{protocol.model}: {repair.value} rests on {recent.height:,} ripe rows since {base.trained_through}; "
             f"at least {protocol.minimum_n:,} are needed; wait for more outcomes or retrain"
         )
-    estimator = registry.load(base, protocol.estimator)
+    estimator = estimators.load(base, protocol.estimator)
     if fit := RECALIBRATIONS.get(repair):
         assessment: Assessment = load_object(protocol.assessment)
         risk = assessment.tabulate(estimator.predict(recent), protocol)["risk"]

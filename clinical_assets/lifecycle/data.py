@@ -5,6 +5,7 @@ Belongs here: the assets that make rows. Does not belong here: how an archive is
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import date
 from functools import partial
 from typing import Any
@@ -29,7 +30,7 @@ from clinical_assets.lifecycle.identified_month import (
     pseudonymous_rows,
     zone_of,
 )
-from clinical_assets.protocol import ModelProtocol, load_object, month_after
+from clinical_assets.protocol import ArchivePin, ModelProtocol, load_object, month_after
 from clinical_assets.resources.audited_outputs import record_kept
 from clinical_assets.resources.outward_gate import reporting
 from clinical_assets.resources.platform import PROTOCOL_JSON, HomeResource
@@ -132,6 +133,7 @@ def dataset(
             "data_origin": archive.data_origin,
             "archive_sha256": archive.sha256,
             "share_of_patients": archive.share_of_patients,
+            **pin_metadata(archive.pin),
             "dagster/column_schema": described(rows, describe_columns(contract_of(load_object(protocol.cohort)))),
         },
     )
@@ -151,6 +153,11 @@ def data_quality(
     for month in months_asked_for(context):
         context.add_asset_metadata(told_of_quality(table.filter(month=month)), partition_key=f"{month:%Y-%m}")
     return dg.MaterializeResult(value=table)
+
+
+def pin_metadata(pin: ArchivePin | None) -> dict[str, str]:
+    """What lineage keeps of an archive's pin in the hospital's Git; nothing where there is none."""
+    return {f"pin_{name}": value for name, value in asdict(pin).items()} if pin else {}
 
 
 def told_of_month(protocol: ModelProtocol, rows: pl.DataFrame) -> dict[str, Any]:

@@ -86,6 +86,7 @@ def training_set(protocol: ModelProtocol, lake: LakeResource) -> dg.MaterializeR
 def trained_model(
     context: dg.AssetExecutionContext,
     protocol: ModelProtocol,
+    home: HomeResource,
     lake: LakeResource,
     registry: RegistryResource,
     mlflow: dg.ResourceParam[Any],
@@ -98,7 +99,8 @@ def trained_model(
     with finished_run(mlflow):
         base = None if repair is Repair.RETRAIN else registry.open().champion(protocol.model)
         estimator, calibrate = make_estimator(rows, protocol, repair, base, registry.open())
-        trainer, recipe = who_launched(context.op_execution_context.run_tags), Recipe.of(protocol, repair, base)
+        trainer = who_launched(context.op_execution_context.run_tags)
+        recipe = Recipe.of(protocol, repair, base, home.open().archive_pin(protocol))
         version = register_candidate(
             estimator, rows, calibrate, protocol, snapshot, registry.open(), mlflow, trainer, recipe
         )

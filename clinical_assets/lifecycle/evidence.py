@@ -48,6 +48,7 @@ def gather_evidence(
         made_by=recipe.repair,
         environment=recipe.environment,
         created_at=datetime.now(UTC),
+        archive_pin=recipe.archive_pin,
         previous=released_facts(previous, protocol, registry.recipe(previous), lake) if previous else None,
     )
 

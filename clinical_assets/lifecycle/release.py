@@ -1,23 +1,30 @@
-"""From a signed candidate to what is live: sign_off, release, and the champion's monthly predictions.
+"""From a signed candidate to what is live: sign_off, release, its pin, and the champion's monthly predictions.
 
 Belongs here: the assets of release. Does not belong here: how a signature is made or verified.
 """
+
+from typing import Any
 
 import dagster as dg
 import polars as pl
 
 from clinical_assets.archives.archive import contract_of, describe_columns
+from clinical_assets.governance.dvc_pins import Pin
 from clinical_assets.learning.scoring import score
 from clinical_assets.lifecycle.candidate import check_sign_offs, sign_off_table
 from clinical_assets.lifecycle.catalogue import described, markdown_table
 from clinical_assets.lifecycle.champion_move import Platform, ReleaseError, release_metadata
 from clinical_assets.lifecycle.conditions import DEVELOPMENT, SCORING
 from clinical_assets.lifecycle.data import MONTHS
+from clinical_assets.lifecycle.pinned_release import pin_release
 from clinical_assets.lifecycle.release_act import release_version
 from clinical_assets.protocol import ModelProtocol, ModelVersion, load_object
+from clinical_assets.resources.audited_outputs import record_kept
+from clinical_assets.resources.dvc_tool import store
 from clinical_assets.resources.lake_io_manager import LakeResource
 from clinical_assets.resources.ledger import read_ledger
 from clinical_assets.resources.outward_gate import reporting
+from clinical_assets.resources.pinned_tree import NOT_SET, PinnedTree
 from clinical_assets.resources.platform import ALIAS, HomeResource, RegistryResource
 from clinical_assets.resources.registry import CHAMPION
 
@@ -62,6 +69,41 @@ def release(
     at = Platform(home.open(), lake.open(), registry.open(), context.instance)
     live = release_version(at, protocol, trained_model, context.op_execution_context.run_id)
     return dg.MaterializeResult(value=trained_model, metadata=release_metadata(live, read_ledger(at.lake, live.model)))
+
+
+@dg.asset(deps=["release"], kinds={"dvc"}, tags=DEVELOPMENT)
+@reporting
+def release_pin(
+    context: dg.AssetExecutionContext,
+    protocol: ModelProtocol,
+    home: HomeResource,
+    lake: LakeResource,
+    registry: RegistryResource,
+) -> dg.MaterializeResult:
+    """The pin of what the live release rests on, in the hospital's own Git; nothing where no pins are kept.
+
+    Where it fails its run fails, which opens an incident; the release stands.
+    """
+    metadata: dict[str, Any] = {"pinned": NOT_SET}
+    if (tree := PinnedTree.from_environment()) is not None:
+        version = registry.open().champion(protocol.model)
+        metadata = told_of_pin(tree, pin_release(tree, home.open(), lake.open(), registry.open(), version), version)
+    record_kept(home.open().audit, context.asset_key, context.run, details=metadata)
+    return dg.MaterializeResult(metadata=metadata)
+
+
+def told_of_pin(tree: PinnedTree, pin: Pin, version: ModelVersion) -> dict[str, Any]:
+    """What the catalogue and the audit trail keep of a release's pin, whose bytes are put into DVC's storage."""
+    return {
+        "version": version.version,
+        "pinned": tree.place_of(pin),
+        "md5": pin.md5,
+        "sha256": pin.sha256,
+        "files": pin.nfiles,
+        "bytes": pin.size,
+        "stored": store(tree.root, pin.file),
+        "commit": tree.commit_of(pin),
+    }
 
 
 @dg.asset(partitions_def=MONTHS, automation_condition=SCORING, kinds={"polars", "duckdb"})

@@ -1,6 +1,9 @@
-"""A version made again from what was kept of it: its recipe, its snapshot of the lake; and compared with itself.
+"""A version made again from what was kept of it: its recipe and its rows; and compared with itself.
 
-Belongs here: rebuilding and comparing. Does not belong here: how a candidate is made (`candidate`), and printing.
+Rows and figures come from the lake's snapshot, or, where that is gone, from the release's pin in the hospital's Git.
+
+Belongs here: rebuilding and comparing. Does not belong here: how a candidate is made (`candidate`), what a pin of it
+holds (`pinned_release`), and printing.
 """
 
 import json
@@ -10,6 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 
 import dagster as dg
+import polars as pl
 
 from clinical_assets.evaluation.assessment import Assessment
 from clinical_assets.learning.estimator import LearningError
@@ -19,15 +23,18 @@ from clinical_assets.learning.storage import save_estimator
 from clinical_assets.lifecycle.candidate import (
     FINDING_SCHEMA,
     RESAMPLES,
+    Estimators,
     choose_thresholds,
     make_estimator,
     measure_transport,
     read_training_rows,
 )
+from clinical_assets.lifecycle.pinned_release import PinnedEstimators, read_pinned_release
 from clinical_assets.protocol import ALERT, Finding, ModelVersion, Repair, load_object
 from clinical_assets.reporting.metric_words import MINUS
 from clinical_assets.resources.home import Home, write_atomically
 from clinical_assets.resources.lake import Lake
+from clinical_assets.resources.pinned_tree import PinnedTree
 from clinical_assets.resources.registry import Registry
 
 TOLERANCE = 1e-9
@@ -60,12 +67,16 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Reproduction:
-    """A version made again: what was compared, the packages that differ, and what could not be rebuilt and why."""
+    """A version made again: what was compared, the packages that differ, and what could not be rebuilt and why.
+
+    `origin` says from where the rows and the recorded figures came.
+    """
 
     model: str
     version: int
     data_origin: str
     lake_snapshot: int
+    origin: str
     compared: tuple[Comparison, ...]
     environment: tuple[Comparison, ...]
     notes: tuple[str, ...]
@@ -76,25 +87,84 @@ class Reproduction:
         return all(item.is_equal for item in self.compared)
 
 
-def reproduce(home: Home, lake: Lake, registry: Registry, version: ModelVersion, out: Path) -> Reproduction:
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """All that a version is made again from; `recorded` are the figures measured when it was made.
+
+    `base` is the version that a repair began with, and `estimators` where that is found; `origin` says in words where
+    all of it comes from, `notes` what a reader must know of it, `compared` what was compared on the way.
+    """
+
+    version: ModelVersion
+    recipe: Recipe
+    rows: pl.DataFrame
+    recorded: pl.DataFrame
+    base: ModelVersion | None
+    estimators: Estimators
+    origin: str
+    notes: tuple[str, ...] = ()
+    compared: tuple[Comparison, ...] = ()
+
+
+def kept_in_lake(home: Home, lake: Lake, registry: Registry, version: ModelVersion) -> Kept:
+    """What lake and registry keep of a version; raises LearningError where the recipe is gone, and what they raise."""
+    kept = registry.recipe(version)
+    recipe = kept or recipe_of_run(home, lake, version)
+    return Kept(
+        version=version,
+        recipe=recipe,
+        rows=read_training_rows(lake, recipe.protocol(version), version.lake_snapshot),
+        recorded=lake.read(f"{version.model}.evaluation", where={"version": version.version}),
+        base=registry.version(version.model, recipe.base_version) if recipe.base_version else None,
+        estimators=registry,
+        origin=f"lake snapshot {version.lake_snapshot}",
+        notes=() if kept else ("no recipe was kept with this version: protocol and repair are those of Dagster's log",),
+    )
+
+
+def kept_in_git(tree: PinnedTree, model: str, version: int) -> Kept:
+    """What the pins of the hospital's Git keep of a released version; what is missing is pulled, all of it verified.
+
+    The archive is brought too where the version's recipe names its pin, and compared with that. Raises PinError where
+    something is not pinned, cannot be pulled, or is not what its pin says.
+    """
+    release = read_pinned_release(tree, model, version)
+    estimators, recipe = PinnedEstimators(tree), release.recipe
+    return Kept(
+        version=release.version,
+        recipe=recipe,
+        rows=release.training_rows(),
+        recorded=release.evaluation(),
+        base=estimators.version(model, recipe.base_version) if recipe.base_version else None,
+        estimators=estimators,
+        origin=f"{tree.place_of(release.pin)} (Git commit {tree.commit_of(release.pin)})",
+        compared=tuple(_compare_archive(tree, recipe, release.version)),
+        notes=() if recipe.archive_pin else ("the archive was not pinned when this version was trained",),
+    )
+
+
+def is_in_lake(lake: Lake, registry: Registry, model: str, version: int) -> bool:
+    """Whether registry and lake still know a version and its training set; no database is made to find out."""
+    known = registry.exists() and any(found.version == version for found in registry.versions(model))
+    return known and lake.exists(f"{model}.training_set")
+
+
+def reproduce(kept: Kept, out: Path) -> Reproduction:
     """Make a version again in the new or empty folder `out`, and compare it with the registered one.
 
-    Writes `estimator/`, the rebuilt files, and `reproduction.json`. Raises LearningError where the recipe is gone or
-    `out` holds files, and what reading the lake, the registry and the recipe raise.
+    Writes `estimator/`, the rebuilt files, and `reproduction.json`. Raises LearningError where `out` holds files, and
+    what making it raises.
     """
     if out.exists() and any(out.iterdir()):
         raise LearningError(f"{out} already holds files; give a new folder")
-    kept = registry.recipe(version)
-    recipe = kept or recipe_of_run(home, lake, version)
+    version, recipe, rows = kept.version, kept.recipe, kept.rows
     protocol = recipe.protocol(version)
-    rows = read_training_rows(lake, protocol, version.lake_snapshot)
     if others := set(rows["protocol_sha256"].unique()) - {version.protocol_sha256}:
         raise LearningError(
             f"{version.model}.training_set at snapshot {version.lake_snapshot} was drawn under protocol "
             f"{', '.join(sorted(x[:12] for x in others))}, not that of version {version.version}"
         )
-    base = registry.version(version.model, recipe.base_version) if recipe.base_version else None
-    estimator, calibrate = make_estimator(rows, protocol, recipe.repair, base, registry)
+    estimator, calibrate = make_estimator(rows, protocol, recipe.repair, kept.base, kept.estimators)
     artefact_sha256 = save_estimator(estimator, out / "estimator")
     _, thresholds = choose_thresholds(estimator, calibrate, protocol)
     rebuilt = replace(
@@ -107,20 +177,21 @@ def reproduce(home: Home, lake: Lake, registry: Registry, version: ModelVersion,
     assessment: Assessment = load_object(protocol.assessment)
     decided = test.hstack(score(estimator, test, rebuilt, protocol))
     measured = [*assessment.measure(decided, protocol, RESAMPLES), *measure_transport(protocol, rows)]
-    recorded = lake.read(f"{version.model}.evaluation", where={"version": version.version})
-    findings = [Finding(**row) for row in recorded.select(*FINDING_SCHEMA).to_dicts()]
+    findings = [Finding(**row) for row in kept.recorded.select(*FINDING_SCHEMA).to_dicts()]
     result = Reproduction(
         model=version.model,
         version=version.version,
         data_origin=version.data_origin,
         lake_snapshot=version.lake_snapshot,
+        origin=kept.origin,
         compared=(
+            *kept.compared,
             _compare("artefact sha256", version.artefact_sha256, artefact_sha256),
             *compare_thresholds(version.thresholds, thresholds),
             *compare_findings(findings, measured),
         ),
         environment=compare_environments(recipe.environment, Environment.here()),
-        notes=tuple(_notes(findings, base, kept)),
+        notes=(*kept.notes, *_notes(findings, kept.base)),
     )
     write_atomically(out / "reproduction.json", json.dumps(asdict(result), indent=2) + "\n")
     return result
@@ -202,9 +273,20 @@ def _logged(
         cursor = page.cursor
 
 
-def _notes(findings: Sequence[Finding], base: ModelVersion | None, kept: Recipe | None) -> Iterator[str]:
-    if kept is None:
-        yield "no recipe was kept with this version: protocol and repair are those of Dagster's log"
+def _compare_archive(tree: PinnedTree, recipe: Recipe, version: ModelVersion) -> Iterator[Comparison]:
+    """The archive beside its pin, as it is pinned now, and as it was pinned when the version was trained."""
+    protocol = recipe.protocol(version)
+    if recipe.archive_pin is None or protocol.archive is None:
+        return
+    pin = tree.archive_pin(load_object(protocol.archive).name)
+    if pin is None:
+        yield Comparison("archive md5", recipe.archive_pin.md5, "not pinned any more", Sameness.CANNOT_TELL)
+        return
+    tree.bring(pin)
+    yield _compare("archive md5", recipe.archive_pin.md5, pin.md5)
+
+
+def _notes(findings: Sequence[Finding], base: ModelVersion | None) -> Iterator[str]:
     if base is not None:
         yield (
             f"a repair of version {base.version}, whose files were checked against their hash and not rebuilt; "

@@ -7,13 +7,15 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from clinical_assets.archives.archive import Archive, ArchiveError
-from clinical_assets.protocol import ModelProtocol, load_object
+from clinical_assets.governance.dvc_pins import verify
+from clinical_assets.protocol import ArchivePin, ModelProtocol, load_object
 from clinical_assets.resources.access_rights import make_private, refuse_open_secrets
+from clinical_assets.resources.pinned_tree import PinnedTree
 
 PROJECT = Path(__file__).parents[2]
 IN_HOME = "$CLINICAL_HOME"
@@ -241,27 +243,45 @@ class Home:
         return self._found(chosen) if chosen else None
 
     def archive_path(self, protocol: ModelProtocol) -> Path:
-        """The archive this home feeds a model from: the one chosen, else the one found in `raw`."""
+        """The archive this home feeds a model from: the one chosen, else that in `raw`, else that beside its pin."""
         if chosen := self.chosen_archive(protocol.model):
             return chosen
         published = load_object(str(protocol.archive))
-        if found := published.find(self.raw):
-            return found
+        pins = PinnedTree.from_environment()
+        for folder in (self.raw, *([pins.archives] if pins else [])):
+            if found := published.find(folder):
+                return found
         raise ArchiveError(
             f"no {published.title} archive in {self.raw}; run `clinical fetch {protocol.model}`, "
             "set CLINICAL_RAW to the folder that holds it, or run `clinical demo --data simulated`"
         )
 
     def open_archive(self, protocol: ModelProtocol) -> Archive:
-        """The archive this home feeds a model from, opened and checked.
+        """The archive this home feeds a model from, opened and checked; raises PinError where it is not as pinned.
 
         Where the protocol names none, because its cohort function fetches the rows itself, one that only says whose.
         """
         if protocol.archive is None:
             return Archive(self.raw, str(protocol.data_origin), sha256="no archive")
         chosen = self._choices().get(protocol.model, {})
-        archive = load_object(protocol.archive).open(self.archive_path(protocol))
+        published, path = load_object(protocol.archive), self.archive_path(protocol)
+        tree = PinnedTree.from_environment()
+        pin = tree.archive_pin(published.name) if tree else None
+        if tree is not None and pin is not None:
+            verify(pin, path)
+        archive = replace(published.open(path), pin=tree.record_of(pin) if tree and pin else None)
         return archive.sampled(chosen.get("share_of_patients", 1.0))
+
+    def archive_pin(self, protocol: ModelProtocol) -> ArchivePin | None:
+        """The pin of a model's archive as it stands now, whether the archive is here or not; None where there is none.
+
+        Raises PinError where it is damaged.
+        """
+        tree = PinnedTree.from_environment()
+        if tree is None or protocol.archive is None:
+            return None
+        pin = tree.archive_pin(load_object(protocol.archive).name)
+        return tree.record_of(pin) if pin else None
 
     def _found(self, chosen: Mapping[str, Any]) -> Path:
         """Where a chosen archive is: in this home; at its full path; else, if that is gone, at its place in `raw`."""

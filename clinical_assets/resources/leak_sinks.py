@@ -78,7 +78,7 @@ NOT_SEARCHED = {
     "governance/leak_scan.parquet": "what was searched before: hashes of texts",
 }
 
-_BILL_OF_MATERIALS = r"reports/.*\.cdx\.json"
+_BILL_OF_MATERIALS = r"(reports|releases)/.*\.cdx\.json"
 EXEMPTIONS = (
     Exemption(_BILL_OF_MATERIALS, "e-mail address", "authors of published packages"),
     Exemption(_BILL_OF_MATERIALS, "frequent name", "authors of published packages"),

@@ -56,6 +56,10 @@ class Registry:
         elif experiment.artifact_location != here:
             self._move_experiment(here)
 
+    def exists(self) -> bool:
+        """Whether there is a database at all; asking MLflow would make one, which takes seconds."""
+        return not self.uri.startswith(_SQLITE) or Path(self.uri.removeprefix(_SQLITE)).exists()
+
     def register(
         self,
         estimator: FittedEstimator,
@@ -112,7 +116,7 @@ class Registry:
 
     def find(self, model: str, alias: str) -> ModelVersion | None:
         """The version an alias points to, or None where the model or the alias does not exist."""
-        if not self._exists():
+        if not self.exists():
             return None
         from mlflow.exceptions import MlflowException
 
@@ -210,10 +214,6 @@ class Registry:
         """
         if self.find(model, CHAMPION) is not None:
             self._client().delete_registered_model_alias(model, CHAMPION)
-
-    def _exists(self) -> bool:
-        """Whether there is a database at all; asking MLflow would make one, which takes seconds."""
-        return not self.uri.startswith(_SQLITE) or Path(self.uri.removeprefix(_SQLITE)).exists()
 
     def _client(self) -> "MlflowClient":
         from mlflow import MlflowClient

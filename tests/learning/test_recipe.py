@@ -7,7 +7,7 @@ import pytest
 
 from clinical_assets.learning.estimator import LearningError
 from clinical_assets.learning.recipe import Environment, Recipe
-from clinical_assets.protocol import ModelProtocol, ModelVersion, Repair, read_protocol
+from clinical_assets.protocol import ArchivePin, ModelProtocol, ModelVersion, Repair, read_protocol
 
 
 @pytest.fixture
@@ -24,6 +24,15 @@ def test_a_recipe_gives_back_the_protocol_it_was_made_from(protocol: ModelProtoc
     recipe = Recipe.of(protocol, Repair.RETRAIN, None)
     assert Recipe.from_dict(recipe.to_dict()) == recipe
     assert recipe.protocol(version) == protocol
+
+
+def test_a_recipe_keeps_the_pin_of_the_archive_and_one_from_before_pins_has_none(protocol: ModelProtocol) -> None:
+    pin = ArchivePin("archives/diabetes130.dvc", "0" * 32, "1" * 64, "2" * 40)
+    recipe = Recipe.of(protocol, Repair.RETRAIN, None, pin)
+    written = recipe.to_dict()
+    assert Recipe.from_dict(written) == recipe
+    del written["archive_pin"]
+    assert Recipe.from_dict(written) == replace(recipe, archive_pin=None)
 
 
 def test_a_protocol_written_before_a_field_existed_is_read_with_its_own_hash(

@@ -33,8 +33,7 @@ def test_a_model_is_not_trained_on_a_set_made_under_another_protocol(candidate: 
         trained_model(
             dg.build_asset_context(),
             protocol=EDITED,
-            lake=platform.resources["lake"],
-            registry=platform.resources["registry"],
+            **platform.resources,
             mlflow=NoRun(),
         )
     assert platform.registry.find(MODEL, CHALLENGER) == candidate.candidate

@@ -20,6 +20,7 @@ from clinical_assets.lifecycle.reproduction import (
     Sameness,
     compare_environments,
     compare_findings,
+    kept_in_lake,
     reproduce,
 )
 from clinical_assets.protocol import Finding, ModelVersion, ProtocolError, Repair
@@ -28,7 +29,7 @@ from clinical_assets.resources.registry import CHALLENGER
 
 
 def again(platform: SmallPlatform, version: ModelVersion, out: Path) -> Reproduction:
-    return reproduce(platform.home, platform.lake, platform.registry, version, out)
+    return reproduce(kept_in_lake(platform.home, platform.lake, platform.registry, version), out)
 
 
 def unequal(result: Reproduction) -> dict[str, Sameness]:

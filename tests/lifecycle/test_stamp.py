@@ -25,6 +25,7 @@ CHAIN = {
     "validation_report": {"protocol", "training_set", "trained_model", "evaluation", "silent_run"},
     "sign_off": {"protocol", "trained_model", "validation_report"},
     "release": {"protocol", "trained_model", "validation_report", "sign_off"},
+    "release_pin": {"protocol", "release"},
     "predictions": {"protocol", "features", "release"},
     "profile": {"protocol", "features", "predictions"},
     "scored_history": {"protocol", "features", "predictions"},
@@ -169,7 +170,7 @@ def test_each_job_does_its_part_of_the_chain(definitions: dg.Definitions) -> Non
         "ripening": {"performance_report"},
         "retraining": {"protocol", "training_set", "trained_model", "evaluation", "silent_run", "validation_report"},
         "silent_month": {"silent_run", "validation_report"},
-        "release": {"sign_off", "release"},
+        "release": {"sign_off", "release", "release_pin"},
         "sign_off": {"sign_off"},
     }
     for name, assets in jobs.items():

@@ -1,6 +1,6 @@
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from xml.etree.ElementTree import Element, fromstring
@@ -9,7 +9,15 @@ import polars as pl
 import pytest
 
 from clinical_assets.learning.recipe import Environment
-from clinical_assets.protocol import Finding, ModelCard, ModelProtocol, Repair, protocol_names, read_protocol
+from clinical_assets.protocol import (
+    ArchivePin,
+    Finding,
+    ModelCard,
+    ModelProtocol,
+    Repair,
+    protocol_names,
+    read_protocol,
+)
 from clinical_assets.reporting.evidence.bill_of_materials import bill_of_materials
 from clinical_assets.reporting.evidence.change_plan import change_plan
 from clinical_assets.reporting.evidence.checklist import Answer, Checklist
@@ -270,6 +278,30 @@ def test_equal_environments_have_equal_bills() -> None:
     assert bill_of_materials(INSTALLED) == first
     other = replace(INSTALLED, packages={**INSTALLED.packages, "polars": "2.1.1"})
     assert bill_of_materials(other) != first
+
+
+def test_the_pin_of_the_archive_stands_in_the_pack_and_in_its_bill(evidence: Evidence) -> None:
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
+    pin = ArchivePin("archives/diabetes130/dataset_diabetes.zip.dvc", "a" * 32, "b" * 64, "c" * 40)
+    documents = evidence_documents(replace(evidence, archive_pin=pin))
+    assert json.loads(documents[INDEX])["archive_pin"] == asdict(pin)
+    for name in ("model_card.xml", "tripod_ai.json", "source_attributes.json"):
+        assert pin.in_words() in documents[name], name
+    bill = documents["bom.cdx.json"]
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(bill) is None
+    [archive] = [item for item in json.loads(bill)["components"] if item["type"] == "data"]
+    assert archive["name"] == "archives/diabetes130/dataset_diabetes.zip"
+    assert {item["alg"]: item["content"] for item in archive["hashes"]} == {"MD5": pin.md5, "SHA-256": pin.sha256}
+    assert {"name": "clinical-assets:git-commit", "value": pin.commit} in archive["properties"]
+
+
+def test_a_bill_calls_no_hash_what_is_none_of_bytes() -> None:
+    pin = ArchivePin("archives/physionet2019.dvc", f"{'a' * 32}.dir", "not stated, DVC alone wrote the pin", "c" * 40)
+    [archive] = [item for item in json.loads(bill_of_materials(INSTALLED, pin))["components"] if item["type"] == "data"]
+    assert "hashes" not in archive
+    assert {"name": "clinical-assets:pin-md5", "value": pin.md5} in archive["properties"]
 
 
 def test_a_pack_as_it_was_written_is_read(pack: Path, evidence: Evidence) -> None:

@@ -14,7 +14,16 @@ import polars as pl
 from clinical_assets.governance.small_cells import is_small, shown_count
 from clinical_assets.learning.recipe import Environment
 from clinical_assets.learning.splits import BUCKETS, FIRST_CALIBRATE_BUCKET, FIRST_TEST_BUCKET
-from clinical_assets.protocol import Finding, JudgedLimit, Judgement, ModelProtocol, ModelVersion, Repair, load_object
+from clinical_assets.protocol import (
+    ArchivePin,
+    Finding,
+    JudgedLimit,
+    Judgement,
+    ModelProtocol,
+    ModelVersion,
+    Repair,
+    load_object,
+)
 from clinical_assets.reporting.metric_words import MINUS, NET_BENEFIT, SILENT, TRANSPORTED, describe_metric, plural_unit
 from clinical_assets.reporting.shown_findings import suppress_findings
 from clinical_assets.reporting.withheld import WithheldFinding
@@ -86,7 +95,8 @@ class Evidence:
     """A candidate with all that its documents say of it.
 
     `inputs` are the columns the estimator reads, with their meaning; `previous` the version released when it was
-    measured, None where there was none; `made_by` how it was made; `environment` what is installed.
+    measured, None where there was none; `made_by` how it was made; `environment` what is installed; `archive_pin` the
+    archive's in the hospital's own Git when the version was trained, None where there was none.
     """
 
     candidate: VersionFacts
@@ -96,6 +106,7 @@ class Evidence:
     environment: Environment
     created_at: datetime
     previous: VersionFacts | None = None
+    archive_pin: ArchivePin | None = None
 
     @property
     def protocol(self) -> ModelProtocol:
@@ -130,8 +141,10 @@ class Evidence:
             return f"Rows fetched by the hospital's own cohort function; data origin {self.version.data_origin}"
         archive = load_object(self.protocol.archive)
         cited = f", {archive.citation}" if archive.citation else ""
+        pinned = f"; when it was trained {self.archive_pin.in_words()}" if self.archive_pin else ""
         return (
             f"{archive.title} ({archive.publisher}, {archive.licence}{cited}); data origin {self.version.data_origin}"
+            f"{pinned}"
         )
 
     @property

@@ -6,6 +6,7 @@ Belongs here: which documents there are, under which names. Does not belong here
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def evidence_documents(evidence: Evidence) -> dict[str, str]:
     for name, checklist in lists.items():
         documents |= {f"{name}.json": checklist.to_json(), f"{name}.md": checklist.to_markdown()}
     documents |= {
-        "bom.cdx.json": bill_of_materials(evidence.environment),
+        "bom.cdx.json": bill_of_materials(evidence.environment, evidence.archive_pin),
         "difference.md": difference_in_words(evidence),
         "protocol.json": evidence.protocol.canonical_json + "\n",
     }
@@ -75,6 +76,7 @@ def _index(evidence: Evidence, documents: Mapping[str, str], lists: Mapping[str,
         "artefact_sha256": version.artefact_sha256,
         "protocol_sha256": version.protocol_sha256,
         "data_origin": version.data_origin,
+        "archive_pin": asdict(evidence.archive_pin) if evidence.archive_pin else None,
         "written_at": evidence.created_at.isoformat(timespec="seconds"),
         "caution": evidence.caution,
         "completeness": {name: {"asked": len(x.answers), "filled": x.filled} for name, x in lists.items()},
