@@ -4,16 +4,16 @@ Belongs here: the server, its options, and which files are written. Does not bel
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clinical_assets.cli.terminal import one_line_on_refusal, refuse
-from clinical_assets.protocol import protocol_names, read_protocol
-from clinical_assets.resources.home import Home
+from clinical_assets.cli.terminal import JsonFlag, one_line_on_refusal, print_json, refuse
+from clinical_assets.protocol import ModelProtocol, protocol_names, read_protocol
+from clinical_assets.resources.home import Home, write_atomically
 from clinical_assets.resources.lake import Lake
 
 if TYPE_CHECKING:
@@ -75,10 +75,42 @@ def page_of_home() -> Iterator["MetricsPage"]:
 
     home = Home.from_environment()
     if not (home.dagster / "dagster.yaml").exists() or not home.lake_catalogue.exists():
-        refuse(
-            f"{home.root} holds no platform yet; make it with `clinical init` and let a month arrive, or set CLINICAL_HOME"
-        )
+        refuse(f"{home.root} holds no lake yet; let a first month arrive (`make demo`), or set CLINICAL_HOME")
     lake = Lake(str(home.lake_catalogue), home.lake_data, retry_seconds=PATIENCE_SECONDS)
-    protocols = [read_protocol(model) for model in protocol_names()]
+    protocols = _protocols()
     with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
         yield MetricsPage(home, lake, instance, protocols)
+
+
+@metrics.command()
+@one_line_on_refusal
+def rules(
+    out: Out = MONITORING,
+    exporter: Annotated[str, typer.Option(help="Where Prometheus finds the exporter.")] = f"{LOOPBACK}:{PORT}",
+    as_json: JsonFlag = False,
+) -> None:
+    """Write the alert rules of all protocols, and examples for Prometheus and Alertmanager."""
+    from clinical_assets.metrics.monitoring_files import rule_files
+
+    _write(rule_files(_protocols(), exporter), out, as_json)
+
+
+@metrics.command()
+@one_line_on_refusal
+def dashboards(out: Out = MONITORING, as_json: JsonFlag = False) -> None:
+    """Write Grafana's boards: the platform, who is on call, and each model."""
+    from clinical_assets.metrics.monitoring_files import board_files
+
+    _write(board_files(_protocols()), out, as_json)
+
+
+def _protocols() -> list[ModelProtocol]:
+    return [read_protocol(model) for model in protocol_names()]
+
+
+def _write(files: Mapping[str, str], folder: Path, as_json: bool) -> None:
+    written = []
+    for name, text in files.items():
+        write_atomically(folder / name, text)
+        written.append(str(folder / name))
+    print_json({"written": written}) if as_json else typer.echo("\n".join(f"written: {path}" for path in written))

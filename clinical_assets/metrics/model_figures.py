@@ -1,7 +1,7 @@
 """What is shown of one model: its protocol's limits, what is live, and what its newest months say.
 
 Belongs here: which figure becomes which series. Does not belong here: reading tables, and which small counts are
-withheld: frames come as they may be shown (`reporting.shown_tables`), and a null gives no series.
+withheld: frames come as they may be shown (`reporting.shown_tables`), and a null is NaN: withheld, or not defined.
 """
 
 import math
@@ -24,7 +24,8 @@ ESTIMATED_LOSS = "loss_of_auroc"
 _CALIBRATION = "observed_expected_ratio"
 _WITH_AN_ALARM = "sensitivity"
 _ALERTS = "alerts_per_100"
-_OF_EVERY_MODEL = ("auroc", _WITH_AN_ALARM, "ppv", _CALIBRATION, ESTIMATED_LOSS)
+ESTIMATED_METRICS = ("auroc", _WITH_AN_ALARM, "ppv", _CALIBRATION)
+"""What is estimated of every model before outcomes are known."""
 
 
 def protocol_figures(protocol: ModelProtocol) -> Iterator[Sample]:
@@ -103,7 +104,7 @@ def realised_figures(protocol: ModelProtocol, shown: pl.DataFrame) -> Iterator[S
 def shown_metrics(protocol: ModelProtocol) -> frozenset[str]:
     """The figures that are shown: the headline, those with a limit, and those every kind of model is watched by."""
     limited = (metric for metric, *_ in _limits(protocol))
-    return frozenset((*_OF_EVERY_MODEL, protocol.monitoring.headline, *limited))
+    return frozenset((*ESTIMATED_METRICS, ESTIMATED_LOSS, protocol.monitoring.headline, *limited))
 
 
 def _metrics(protocol: ModelProtocol, state: str, shown: pl.DataFrame) -> Iterator[Sample]:
@@ -120,8 +121,8 @@ def _metrics(protocol: ModelProtocol, state: str, shown: pl.DataFrame) -> Iterat
             (series.MODEL_METRIC_LOW, "low"),
             (series.MODEL_METRIC_HIGH, "high"),
         ):
-            if row[column] is not None:
-                yield family.at(row[column], model=protocol.model, **labels)
+            value = math.nan if row[column] is None else row[column]
+            yield family.at(value, model=protocol.model, **labels)
     if shown.height:
         yield series.METRIC_MONTH.at(seconds(shown["month"].max()), model=protocol.model, state=state)
 
