@@ -169,9 +169,7 @@ def _loss_panel(protocol: ModelProtocol) -> Panel:
         "Estimated loss of AUROC",
         (
             *(
-                Query(
-                    f'clinical_model_metric{end}{{{own},subgroup="{OVERALL}",state="{ESTIMATED}"}}', f"estimated{says}"
-                )
+                Query(f"clinical_model_metric{end}{{{estimated}}}", f"estimated{says}")
                 for end, says in (("", ""), ("_low", ", low"), ("_high", ", high"))
             ),
             Query(f'clinical_model_limit{{{own},source="{MONITORING}"}}', "tolerated"),
