@@ -23,6 +23,7 @@ EVERY_SUBGROUP = "every_subgroup"
 ESTIMATED_LOSS = "loss_of_auroc"
 _CALIBRATION = "observed_expected_ratio"
 _WITH_AN_ALARM = "sensitivity"
+_OF_EVENTS = "event_"
 _ALERTS = "alerts_per_100"
 ESTIMATED_METRICS = ("auroc", _WITH_AN_ALARM, "ppv", _CALIBRATION)
 """What is estimated of every model before outcomes are known."""
@@ -97,8 +98,10 @@ def realised_figures(protocol: ModelProtocol, shown: pl.DataFrame) -> Iterator[S
     """What one matured month achieved, and whose sensitivity has fallen; `shown` is its `performance_report`."""
     newest = shown.filter(pl.col("model_version") == pl.col("model_version").max())
     yield from _metrics(protocol, REALISED, newest)
-    for subgroup, alarmed in newest.drop_nulls("alarmed").select("subgroup", "alarmed").unique().sort(pl.all()).rows():
-        yield series.SENSITIVITY_ALARM.at(alarmed, model=protocol.model, subgroup=subgroup)
+    watched = newest.filter(pl.col("metric") == _OF_EVENTS + _WITH_AN_ALARM).sort("subgroup")
+    for subgroup, alarmed in watched.select("subgroup", "alarmed").rows():
+        alarm = math.nan if alarmed is None else alarmed
+        yield series.SENSITIVITY_ALARM.at(alarm, model=protocol.model, subgroup=subgroup)
 
 
 def shown_metrics(protocol: ModelProtocol) -> frozenset[str]:

@@ -131,7 +131,7 @@ MODEL_LIMIT = _family(
 )
 SENSITIVITY_ALARM = _family(
     "clinical_sensitivity_alarm",
-    "Whether a group's sensitivity has fallen since the release, by the alarm of the newest matured month",
+    "Whether a group's sensitivity has fallen since the release, by the newest matured month; NaN: nobody can tell",
     *("model", "subgroup"),
 )
 DRIFT_VERDICT = _family("clinical_drift_verdict", "Whether this is the verdict of the newest month", "model", "verdict")

@@ -106,15 +106,17 @@ def test_of_a_month_that_two_versions_scored_the_newer_is_shown() -> None:
     assert found(list(model_figures.realised_figures(plan(), both)), series.MODEL_METRIC) == [0.7]
 
 
-def test_a_groups_alarm_is_shown_where_there_is_one() -> None:
+def test_a_groups_alarm_is_shown_and_what_nobody_can_tell_is_no_number() -> None:
     shown = pl.concat(
         [
             month_of(metric="event_sensitivity", alarmed=False),
             month_of(metric="event_sensitivity", subgroup="sex=female", alarmed=True),
+            month_of(metric="event_sensitivity", subgroup="sex=male"),
         ],
         how="vertical_relaxed",
     )
     samples = list(model_figures.realised_figures(plan(), shown))
+    assert math.isnan(found(samples, series.SENSITIVITY_ALARM, subgroup="sex=male")[0])
     assert found(samples, series.SENSITIVITY_ALARM, subgroup="sex=female") == [1]
     assert found(samples, series.SENSITIVITY_ALARM, subgroup="overall") == [0]
 
