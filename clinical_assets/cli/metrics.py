@@ -49,8 +49,10 @@ def serve(
 
     with page_of_home() as page:
         exporter = Exporter(page.read)
+        # The first look reads every table: nobody who scrapes waits for it.
+        first = exporter.samples()
         if once:
-            typer.echo(page_of(exporter.samples()), nl=False)
+            typer.echo(page_of(first), nl=False)
             return
         registry = CollectorRegistry(auto_describe=False)
         registry.register(exporter)
