@@ -24,6 +24,7 @@ metrics = typer.Typer(invoke_without_command=True)
 app.add_typer(metrics, name="metrics", help="Serve what a monitoring system reads, or write its rules and boards.")
 
 LOOPBACK = "127.0.0.1"
+LOOPBACKS = (LOOPBACK, "localhost", "::1")
 PORT = 9464
 PATIENCE_SECONDS = 2.0
 """How long a look at the lake waits for others, before the figures from before are shown."""
@@ -61,6 +62,8 @@ def serve(
         except OSError as error:
             refuse(f"{host}:{port} cannot be listened on ({error.strerror}); give another --port")
         typer.echo(f"serving http://{host}:{port}/metrics; Ctrl-C ends it")
+        if host not in LOOPBACKS:
+            typer.echo("clinical: other machines may read it, without a password and unencrypted", err=True)
         try:
             while serving.is_alive():
                 time.sleep(1.0)

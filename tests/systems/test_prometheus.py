@@ -12,24 +12,13 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from watched_home import (
-    CAMERA_MONTH,
-    LIFECYCLE,
-    SmallPlatform,
-    Watched,
-    instance_of,
-    make_home,
-    read,
-    screening_protocol,
-    until,
-    watch,
-)
+from kept_homes import kept
+from small_fundus import screening_protocol
+from small_platform import MODEL, SmallPlatform
+from watched_home import CAMERA_MONTH, Watched, instance_of, make_home, read, until, watch
 
 from clinical_assets.metrics.boards import Panel, boards
 from clinical_assets.protocol import month_after, protocol_names, read_protocol
-
-assert LIFECYCLE.is_dir()
-from kept_homes import kept  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:InitResourceContext.dagster_run is deprecated:DeprecationWarning"),
@@ -124,7 +113,7 @@ def test_ten_who_scrape_all_the_time_disturb_nothing(camera_month: CameraMonth) 
 
 def panels() -> list[tuple[str, Panel]]:
     """Those of the platform, of who is on call, and of the models that are on the home."""
-    there = [read_protocol(model) for model in protocol_names() if model in {SCREENING, "readmission"}]
+    there = [read_protocol(model) for model in protocol_names() if model in {SCREENING, MODEL}]
     return [(f"{board.name}: {panel.title}", panel) for board in boards(there) for panel in board.panels]
 
 

@@ -24,37 +24,16 @@ from typing import Any
 import dagster as dg
 import pytest
 import yaml
+from small_fundus import FEW_RESAMPLES, SCREENING_MONTHS, screening_protocol, write_screening_archive
+from small_platform import MONTHS, ROLES, SmallPlatform, sample_of, small_protocol, unpack, write_archive
 
-LIFECYCLE = Path(__file__).parents[1] / "lifecycle"
-sys.path.append(str(LIFECYCLE))  # the small platforms of its tests
-
-from small_fundus import (  # noqa: E402
-    FEW_RESAMPLES,
-    SCREENING_MONTHS,
-    screening_protocol,
-    write_screening_archive,
-)
-from small_platform import (  # noqa: E402
-    MONTHS,
-    ROLES,
-    SmallPlatform,
-    sample_of,
-    small_protocol,
-    unpack,
-    write_archive,
-)
-
-from clinical_assets.archives.diabetes130 import DIABETES130  # noqa: E402
-from clinical_assets.governance.pseudonyms import KEY_BYTES  # noqa: E402
-from clinical_assets.lifecycle import candidate, development  # noqa: E402
-from clinical_assets.metrics.monitoring_files import (  # noqa: E402
-    RULES,
-    alertmanager_config,
-    scrape_config,
-)
-from clinical_assets.protocol import month_after  # noqa: E402
-from clinical_assets.resources.home import PROJECT, Home  # noqa: E402
-from clinical_assets.resources.registry import Registry  # noqa: E402
+from clinical_assets.archives.diabetes130 import DIABETES130
+from clinical_assets.governance.pseudonyms import KEY_BYTES
+from clinical_assets.lifecycle import candidate, development
+from clinical_assets.metrics.monitoring_files import RULES, alertmanager_config, scrape_config
+from clinical_assets.protocol import month_after
+from clinical_assets.resources.home import PROJECT, Home
+from clinical_assets.resources.registry import Registry
 
 ENCOUNTERS = 6_000
 POLL_SECONDS = 0.25
