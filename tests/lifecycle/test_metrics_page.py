@@ -3,23 +3,27 @@
 import json
 import math
 import time
-from pathlib import Path
+from datetime import UTC, datetime
 
 import dagster as dg
 import polars as pl
 import pytest
 from champion_moves import sign
 from small_fundus import NewCamera
-from small_platform import MODEL, MONTHS, Developed
+from small_platform import MODEL, MONTHS, Developed, small_protocol
 from typer.testing import CliRunner
 
 from clinical_assets.cli import app
 from clinical_assets.governance.canaries import canaries
+from clinical_assets.governance.incidents import Breach, Cause
 from clinical_assets.governance.ledger import LedgerError
 from clinical_assets.governance.pseudonyms import load_or_create_key
+from clinical_assets.governance.signers import Signer, add_signer
 from clinical_assets.lifecycle.champion_move import Platform
 from clinical_assets.lifecycle.dagster_figures import UNKNOWN, dagster_figures
+from clinical_assets.lifecycle.incidents import open_incident
 from clinical_assets.lifecycle.metrics_page import MetricsPage
+from clinical_assets.lifecycle.questions.breaches import due_month
 from clinical_assets.metrics import series
 from clinical_assets.metrics.exporter import page_of
 from clinical_assets.metrics.series import Family, Sample
@@ -92,6 +96,59 @@ def test_what_was_added_since_is_seen_by_the_next_look(developed: Developed) -> 
     assert found(page.read(), series.REPAIR_PLANNED) == found(before, series.REPAIR_PLANNED)
 
 
+def test_only_a_month_whose_outcomes_have_matured_is_realised(developed: Developed) -> None:
+    page, lake, newest = page_on(developed), developed.platform.lake, MONTHS[4]
+    table = f"{MODEL}.performance_report"
+    report = lake.read(table, month=newest)
+    assert set(report["status"]) != {"ripe"}
+    assert found(page.read(), series.MODEL_METRIC, state="realised") == []
+    try:
+        matured = report.with_columns(status=pl.lit("ripe"))
+        lake.write_month(table, newest, matured, author="a test", message="matured")
+        assert found(page.read(), series.MODEL_METRIC, state="realised", subgroup="overall")
+    finally:
+        lake.write_month(table, newest, report, author="a test", message="restored")
+
+
+def test_an_open_incident_and_its_notice_are_shown(candidate: Developed) -> None:
+    home, lake = candidate.platform.home, candidate.platform.lake
+    kept = set(home.outbox.rglob("*"))
+    breach = Breach(MODEL, Cause.FIX_DATA, "a column", "the month's data are faulty", MONTHS[4])
+    try:
+        assert open_incident(lake, home, breach, actor="a test") is not None
+        samples = page_on(candidate).read()
+        labels = {"model": MODEL, "cause": "fix_data", "severity": "today"}
+        assert found(samples, series.INCIDENTS_OPEN, **labels, state="open") == [1]
+        assert found(samples, series.INCIDENT_UNACKNOWLEDGED, **labels) == [pytest.approx(time.time(), abs=120)]
+        assert found(samples, series.OUTBOX_PENDING) == [1]
+        assert found(samples, series.OUTBOX_OLDEST) == [pytest.approx(time.time(), abs=120)]
+    finally:
+        for path in set(home.outbox.rglob("*")) - kept:
+            if path.is_file():
+                path.unlink()
+
+
+def test_a_key_that_expires_is_shown_by_its_role(developed: Developed) -> None:
+    signers = developed.platform.home.signers
+    written = signers.read_text()
+    expires = datetime(2030, 1, 1, tzinfo=UTC)
+    try:
+        add_signer(signers, Signer("dr-new", ("mlops",), "ab" * 32, demo=False, expires_at=expires))
+        assert found(page_on(developed).read(), series.SIGNER_KEY_EXPIRES, role="mlops") == [expires.timestamp()]
+    finally:
+        signers.write_text(written)
+
+
+def test_a_month_is_due_of_a_model_in_production_alone(developed: Developed) -> None:
+    page = page_on(developed)
+    assert found(page.read(), series.DUE_MONTH) == []
+    production = small_protocol(environment="production")
+    in_service = MetricsPage(page.home, page.lake, page.instance, [production])
+    due = due_month(production, datetime.now(UTC).date())
+    assert due is not None
+    assert found(in_service.read(), series.DUE_MONTH) == [datetime(due.year, due.month, 1, tzinfo=UTC).timestamp()]
+
+
 def test_a_look_that_finds_nothing_new_reads_no_table(developed: Developed) -> None:
     page = page_on(developed)
     page.read()
@@ -137,9 +194,7 @@ def test_the_audit_trails_head_is_shown(developed: Developed) -> None:
     assert found(page_on(developed).read(), series.AUDIT_RECORDS) == [head["records"]]
 
 
-def test_the_page_holds_no_identifier_and_one_that_stood_there_would_be_found(
-    developed: Developed, tmp_path: Path
-) -> None:
+def test_the_page_holds_no_identifier_and_one_that_stood_there_would_be_found(developed: Developed) -> None:
     home = developed.platform.home
     page = page_of(page_on(developed).read())
     clean = search_text(home, "metrics page", page)
