@@ -15,6 +15,7 @@ SHARED = [
     *sorted(PACKAGE.glob("resources/*.py")),
     *sorted(PACKAGE.glob("governance/*.py")),
     *sorted(PACKAGE.glob("cli/*.py")),
+    *sorted(PACKAGE.glob("metrics/*.py")),
     *(PACKAGE / name for name in ("learning/scoring.py", "learning/splits.py", "learning/storage.py")),
     *(PACKAGE / name for name in ("learning/estimator.py", "evaluation/assessment.py", "archives/data_quality.py")),
     *(PACKAGE / name for name in ("protocol.py", "demo.py", "demo_drill.py", "validation.py", "definitions.py")),

@@ -3,16 +3,18 @@
 Belongs here: its options and what it prints. Does not belong here: the search.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
+from clinical_assets.cli.metrics import page_of_home
 from clinical_assets.cli.terminal import JsonFlag, console, one_line_on_refusal, open_home, print_json, refuse
 from clinical_assets.governance.audit_trail import person_at_terminal
 from clinical_assets.lifecycle.publication import open_leak_incident
-from clinical_assets.resources.leak_search import LeakReport, only_search, search_home
+from clinical_assets.metrics.exporter import Exporter, page_of
+from clinical_assets.resources.leak_search import LeakReport, only_search, search_home, search_text
 from clinical_assets.resources.leak_sinks import EXEMPTIONS, NOT_SEARCHED
 
 app = typer.Typer()
@@ -28,6 +30,9 @@ def phi_scan(
     home, lake, _ = open_home()
     with only_search(home):
         report = search_home(lake, home, whole=whole)
+    with page_of_home() as page:
+        shown = search_text(home, "metrics page", page_of(Exporter(page.read).samples()))
+    report = replace(report, sinks=(*report.sinks, shown))
     if not report.is_clean:
         open_leak_incident(lake, home, report, actor=person_at_terminal())
     print_json(_as_json(report)) if as_json else _print(report)

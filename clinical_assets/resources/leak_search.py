@@ -20,12 +20,13 @@ import duckdb
 import polars as pl
 
 from clinical_assets.governance.canaries import canaries
+from clinical_assets.governance.direct_identifiers import IdentifierClass
 from clinical_assets.governance.identified_zone import write_private
 from clinical_assets.governance.known_identifiers import KnownIdentifiers
 from clinical_assets.governance.leak_patterns import COLUMN_NAMES, PATTERNS
 from clinical_assets.governance.leak_scan import Leak, LeakScanner
 from clinical_assets.governance.pseudonyms import load_or_create_key
-from clinical_assets.governance.readable_content import Content, UnreadableContentError
+from clinical_assets.governance.readable_content import Content, UnreadableContentError, content_of_texts
 from clinical_assets.protocol import protocol_names, read_protocol
 from clinical_assets.resources.home import Home, write_atomically
 from clinical_assets.resources.lake import Lake, LakeError
@@ -170,11 +171,9 @@ def search_home(
     cannot be read is searched again the next time.
     """
     began = time.monotonic()
-    key = load_or_create_key(home.pseudonym_key)
-    planted = canaries(key)
-    known = KnownIdentifiers.of((canary.identifier_class, canary.value) for canary in planted)
-    scanner = LeakScanner(known, key, EXEMPTIONS)
-    searched = _Searched(_detectors(known)) if whole else _read_state(home, _detectors(known))
+    scanner = _scanner(home)
+    detectors = _detectors(scanner.known)
+    searched = _Searched(detectors) if whole else _read_state(home, detectors)
     shown = {name for name in protocol_names() if not read_protocol(name).images_identifiable}
     at = lake.latest_snapshot() if snapshot is None else snapshot
     made, since = str(lake.made_at()), searched.snapshot
@@ -192,7 +191,13 @@ def search_home(
     if len(of_tables) == len(LAKE_SINKS) and not any(report.leaks or report.unreadable for report in of_tables):
         searched.lake, searched.snapshot = made, at
     _write_state(home, searched)
-    return LeakReport(reports, len(planted), at, time.monotonic() - began)
+    return LeakReport(reports, len(IdentifierClass), at, time.monotonic() - began)
+
+
+def search_text(home: Home, sink: str, text: str) -> SinkReport:
+    """Search a text, line by line, that others are shown and that stands in no file of the home."""
+    read = content_of_texts(sink, pl.Series(text.splitlines()))
+    return SinkReport(sink, 1, 0, read.size_bytes, read.texts.len(), tuple(_scanner(home).search([read])), ())
 
 
 def trust(home: Home, files: tuple[Path, ...]) -> None:
@@ -200,6 +205,13 @@ def trust(home: Home, files: tuple[Path, ...]) -> None:
     stored = json.loads(_state_path(home).read_text())
     states = {path.relative_to(home.root).as_posix(): _state_of(path) for path in files if path.exists()}
     write_atomically(_state_path(home), json.dumps(stored | {"files": stored["files"] | states}))
+
+
+def _scanner(home: Home) -> LeakScanner:
+    """What searches for this home's canaries and for patterns."""
+    key = load_or_create_key(home.pseudonym_key)
+    known = KnownIdentifiers.of((canary.identifier_class, canary.value) for canary in canaries(key))
+    return LeakScanner(known, key, EXEMPTIONS)
 
 
 def _search_files(

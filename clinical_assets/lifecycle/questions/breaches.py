@@ -62,14 +62,21 @@ def breach_of_lateness(protocol: ModelProtocol, newest: date | None, today: date
     A demonstration replays a calendar of the past, on which no month is late, however long the replay pauses. A model
     that has no month yet is not in service. The last month of the platform's own calendar is the last that can be due.
     """
-    if protocol.environment != "production" or newest is None:
+    due = due_month(protocol, today)
+    if due is None or newest is None:
         return None
-    over = month_before(today)
-    due = min(over if today.day >= GRACE_DAYS else month_before(over), LAST_MONTH)
     if newest >= due:
         return None
     what = f"the newest month is {newest:%Y-%m}, and {due:%Y-%m} was due by day {GRACE_DAYS} of the month after it"
     return Breach(protocol.model, Cause.STALE_DATA, "features", what, due)
+
+
+def due_month(protocol: ModelProtocol, today: date) -> date | None:
+    """The newest month whose data are due by the calendar on the wall; None for a demonstration."""
+    if protocol.environment != "production":
+        return None
+    over = month_before(today)
+    return min(over if today.day >= GRACE_DAYS else month_before(over), LAST_MONTH)
 
 
 def _breach(entry: EventLogEntry, protocol: ModelProtocol, cause: Cause, subject: str, what: str) -> Breach:
