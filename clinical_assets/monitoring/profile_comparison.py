@@ -54,6 +54,7 @@ def share_distance_by_chance(p: float, n: float, q: float, m: float, alpha: floa
     return z * math.sqrt(pooled * (1 - pooled) * (1 / n + 1 / m)) + (1 / n + 1 / m) / 2
 
 
-def furthest_share(one: Mapping[str, float], other: Mapping[str, float]) -> str:
-    """The value whose share differs most; a value that is not there has none."""
-    return max(sorted({*one, *other}), key=lambda value: abs(one.get(value, 0.0) - other.get(value, 0.0)))
+def furthest_share(one: Mapping[str, float], other: Mapping[str, float], rest: str) -> str:
+    """The value whose share differs most, `rest` only where there is no other; a value that is not there has none."""
+    values = sorted({*one, *other} - {rest}) or [rest]
+    return max(values, key=lambda value: abs(one.get(value, 0.0) - other.get(value, 0.0)))

@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 from clinical_assets.reporting.shown_profiles import OTHER, Bins, ShownColumn, ShownPeriod
 from clinical_assets.reporting.withheld import WITHHELD
 
-_WIDTH, _LEFT, _RIGHT = 420, 46, 8
+_WIDTH, _LEFT, _RIGHT = 380, 46, 8
 _TOP, _BOTTOM = 10, 24
 _MOST_LABELS = 6
 _MOST_VALUES = 7
@@ -88,14 +88,14 @@ def value_rows(column: ShownColumn) -> Markup:
     rows = [(x, [x]) for x in drawn] + ([(OTHER, [OTHER, *rest])] if rest or OTHER in shares else [])
     marks: list[str] = []
     of_one = 38
-    left, right = 212, _WIDTH - 96
+    left, right = 186, _WIDTH - 92
     for place, (label, members) in enumerate(rows):
         top = place * of_one
         base = sum(column.against.shares.get(x, 0.0) for x in members)
         own = sum(column.whole.shares.get(x, 0.0) for x in members)
         by_month = [sum(m.shares.get(x, 0.0) for x in members) if m.shares else None for m in column.months]
         marks.append(_text(0, top + 13, _shortened(label), "start", "name"))
-        marks.append(_bar(top + 18, base * 190, "fill") + _bar(top + 26, own * 190, "bar"))
+        marks.append(_bar(top + 18, base * 170, "fill") + _bar(top + 26, own * 170, "bar"))
         reach = max([base, *(x for x in by_month if x is not None)]) or 1.0
         up = _scale(0.0, reach, top + of_one - 6, top + 4)
         marks.append(_line(left, up(base), right, up(base), "dash"))
@@ -128,7 +128,7 @@ def missing_bars(column: ShownColumn) -> Markup:
             )
     if against is not None:
         marks.append(_line(_LEFT, up(against), _WIDTH - _RIGHT, up(against), "dash"))
-    marks += _month_labels([month.label for month in column.months], _LEFT + slot / 2 - slot / 2, slot, height)
+    marks += _month_labels([month.label for month in column.months], _LEFT, slot, height)
     return _svg(_WIDTH, height, f"{column.name}: missing rate by month", marks)
 
 
@@ -146,6 +146,8 @@ def percent(share: float) -> str:
     """A share in percent; what is not nought never reads as nought."""
     if 0 < share < 0.0005:
         return "< 0.1 %"
+    if share in (0, 1):
+        return f"{100 * share:.0f} %"
     return f"{100 * share:.1f} %" if share < 0.0995 or 0.9 < share < 1 else f"{100 * share:.0f} %"
 
 
@@ -212,7 +214,7 @@ def _month_labels(labels: Sequence[str], left: float, slot: float, height: float
 
 
 def _shortened(label: str) -> str:
-    return label if len(label) <= 30 else f"{label[:29]}…"
+    return label if len(label) <= 28 else f"{label[:27]}…"
 
 
 def _bar(top: float, width: float, style: str) -> str:

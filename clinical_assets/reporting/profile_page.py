@@ -11,7 +11,7 @@ from datetime import date
 from markupsafe import Markup
 
 from clinical_assets.governance.small_cells import SMALLEST_SHOWN
-from clinical_assets.protocol import ModelProtocol
+from clinical_assets.protocol import ModelProtocol, month_after
 from clinical_assets.reporting.pages import page_environment
 from clinical_assets.reporting.profile_figures import (
     missing_bars,
@@ -132,6 +132,20 @@ def movement_in_words(column: ShownColumn) -> str:
     return "more or fewer of its values, at the same quantiles" if far.moved else WITHHELD
 
 
+def stretches_in_words(months: Sequence[date]) -> str:
+    """Months in order, those that follow each other as one stretch: `2025-01, 2025-04..2025-06`."""
+    stretches: list[list[date]] = []
+    for month in months:
+        if stretches and month_after(stretches[-1][-1]) == month:
+            stretches[-1].append(month)
+        else:
+            stretches.append([month])
+    return ", ".join(
+        f"{first:%Y-%m}" if first == last else f"{first:%Y-%m}..{last:%Y-%m}"
+        for first, last in ((stretch[0], stretch[-1]) for stretch in stretches)
+    )
+
+
 def _said(moved: Sequence[_Card], columns: int) -> str:
     if not moved:
         return f"None of {columns} columns moved further than chance explains."
@@ -161,7 +175,7 @@ def _card(column: ShownColumn, page: ProfilePage) -> _Card:
         moved=column,
         words=movement_in_words(column),
         far=f"{column.moved:.1f}",
-        alarmed=", ".join(f"{month:%Y-%m}" for month in page.alarmed.get(column.name, ())),
+        alarmed=stretches_in_words(page.alarmed.get(column.name, ())),
         strip=month_strip(column),
         figures=tuple((caption, figure) for caption, figure in figures if figure),
         rows=rows,

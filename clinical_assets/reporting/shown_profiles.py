@@ -1,4 +1,4 @@
-"""What of a column's profiles may be shown, period by period, and how far each period lies from what it is held against.
+"""What of a column's profiles may be shown, and how far each period lies from what it is held against.
 
 Belongs here: which quantiles, shares and bins rest on rows enough, and distances of what is shown. Does not belong
 here: the rule on small counts (`governance.small_cells`), what a sketch says, and drawing.
@@ -203,7 +203,7 @@ def _hold_against(
         found.append((abs(shown.missing - other.missing) / bound, "missing"))
     n, m = min(one.n_values, month.patients), min(two.n_values, against.patients)
     if shown.shares and other.shares:
-        value = furthest_share(shown.shares, other.shares)
+        value = furthest_share(shown.shares, other.shares, OTHER)
         p, q = shown.shares.get(value, 0.0), other.shares.get(value, 0.0)
         each = chance / len({*shown.shares, *other.shares})
         found.append((abs(p - q) / share_distance_by_chance(p, n, q, m, each), value))
