@@ -4,10 +4,11 @@ Belongs here: its options and what it prints. Does not belong here: what is fetc
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -17,9 +18,13 @@ from clinical_assets.archives.calendar import CALENDAR_NOTE
 from clinical_assets.cli.terminal import JsonFlag, console, one_line_on_refusal, open_home, print_json, refuse
 from clinical_assets.protocol import month_after, read_protocol
 
+if TYPE_CHECKING:
+    from clinical_assets.reporting.profile_page import MovedColumn
+
 app = typer.Typer()
 
 TRAINING = "training"
+_MOST_LISTED = 10
 _MONTHS = re.compile(r"(\d{4}-(?:0[1-9]|1[0-2]))(?:\.\.(\d{4}-(?:0[1-9]|1[0-2])))?")
 
 
@@ -75,13 +80,23 @@ def profile(
             }
         )
         return
-    table = Table(title=f"{model} {opened.whole.label}: {len(moved)} of {len(columns)} columns moved beyond chance")
+    held = "all of them" if opened.is_against_itself else opened.against.label
+    console.print(f"{model} {opened.whole.label}, each month against {held}:")
+    console.print(f"{len(moved)} of {len(columns)} columns moved further than chance explains")
+    if moved:
+        console.print(table_of(moved))
+    console.print(f"written: {out}{f'; {len(written)} .bin files in {bins}, for you alone' if written else ''}")
+
+
+def table_of(moved: "Sequence[MovedColumn]") -> Table:
+    """The columns that moved furthest; the page has them all."""
+    more = len(moved) - _MOST_LISTED
+    table = Table(caption=f"and {more} more on the page" if more > 0 else None)
     for heading in ("column", "furthest", "× chance", "what is different"):
         table.add_column(heading, overflow="fold", justify="right" if heading == "× chance" else "left")
-    for column in moved[:10]:
+    for column in moved[:_MOST_LISTED]:
         table.add_row(escape(column.column), column.month, f"{column.moved:.1f}", escape(column.words))
-    console.print(table)
-    console.print(f"written: {out}{f'; {len(written)} .bin files in {bins}, for you alone' if written else ''}")
+    return table
 
 
 def _months_of(text: str | None, option: str) -> list[date]:

@@ -507,10 +507,10 @@ def _distribution(column: "ColumnProfileView") -> ColumnDistribution:
     counts, measured = _metric(column, "counts"), _metric(column, "distribution")
     cardinality, frequent = _metric(column, "cardinality"), _metric(column, "frequent_items")
     distinct = cardinality.estimate if cardinality is not None else 0.0
-    numbers = measured.kll.value if measured is not None and measured.n > 0 else None
+    numbers: Any = measured.kll.value if measured is not None and measured.n > 0 else None
     by_value: dict[str, int] = {}
     error = 0
-    if numbers is not None and round(distinct) <= 2 and math.isfinite(measured.avg):
+    if measured is not None and numbers is not None and round(distinct) <= 2 and math.isfinite(measured.avg):
         by_value = _counts_of_two(measured)
     elif frequent is not None:
         held = frequent.frequent_strings.value.get_frequent_items(frequent_items_error_type.NO_FALSE_NEGATIVES)
