@@ -49,8 +49,8 @@ def profile(
     from clinical_assets.reporting.shown_profiles import show_columns
 
     protocol = read_protocol(model)
-    asked = _months_of(periods, "--periods")
-    others = [] if against in (None, TRAINING) else _months_of(against, "--against")
+    asked = months_of(periods, "--periods")
+    others = [] if against in (None, TRAINING) else months_of(against, "--against")
     _, lake, registry = open_home()
     months = asked or lake.months(f"{model}.profile")
     of_version = None
@@ -99,7 +99,7 @@ def table_of(moved: "Sequence[MovedColumn]") -> Table:
     return table
 
 
-def _months_of(text: str | None, option: str) -> list[date]:
+def months_of(text: str | None, option: str) -> list[date]:
     """The first days of the months that `2025-01..2025-06` or `2025-05` names; none where nothing is said."""
     if text is None:
         return []
