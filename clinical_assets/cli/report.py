@@ -28,6 +28,8 @@ def report(
     as_json: JsonFlag = False,
 ) -> None:
     """Have Evidently or NannyML report a month's drift, in their own environment, and set it beside ours."""
+    import warnings
+
     import dagster as dg
 
     from clinical_assets.definitions import defs
@@ -39,6 +41,7 @@ def report(
     if len(months) != 1:
         raise typer.BadParameter(f"{period!r} is more than one month; give 2025-05", param_hint="--period")
     home, lake, _ = open_home()
+    warnings.simplefilter("ignore", dg.BetaWarning)
     try:
         peer_python()
         for table in ("predictions", "drift_report"):
