@@ -127,7 +127,7 @@ def make_peer_report(
     make_private_with_parents(folder)
     page = folder / f"{tool}_{month:%Y-%m}.html"
     with handed_over(rows, folder) as at:
-        said = _run(context, tool, python, rows, at)
+        said = ask_peer(context, tool, python, rows, at)
         (at / "report.html").chmod(0o600)
         (at / "report.html").replace(page)
     table = beside_ours(said["columns"], lake, protocol.model, month, rows)
@@ -165,7 +165,7 @@ def handed_over(rows: HandedOver, folder: Path) -> Iterator[Path]:
         shutil.rmtree(at)
 
 
-def _run(context: dg.AssetExecutionContext, tool: str, python: Path, rows: HandedOver, at: Path) -> dict[str, Any]:
+def ask_peer(context: dg.AssetExecutionContext, tool: str, python: Path, rows: HandedOver, at: Path) -> dict[str, Any]:
     """What the tool says of each column; raises PeerError where it could not be started, or failed."""
     asked = {
         "tool": tool,
@@ -178,7 +178,9 @@ def _run(context: dg.AssetExecutionContext, tool: str, python: Path, rows: Hande
     # -I: neither this package nor what PYTHONPATH names is seen there.
     command = [*without_network(), str(python), "-I", str(SCRIPT)]
     try:
-        done = dg.PipesSubprocessClient(cwd=str(at)).run(context=context, command=command, extras=asked)
+        # Pipes asks an asset's context for what is deprecated there.
+        step = context.op_execution_context
+        done = dg.PipesSubprocessClient(cwd=str(at)).run(context=step, command=command, extras=asked)
     except dg.DagsterError as error:
         raise PeerError(f"{tool} could not be run by {python}: {error}; {HOW_TO_GET}") from error
     messages: Sequence[Any] = done.get_custom_messages()
@@ -257,7 +259,7 @@ def _materialise(
     registry: Registry,
 ) -> dg.MaterializeResult[Any]:
     report = make_peer_report(context, tool, protocol, at, lake, registry)
-    keep_peer_report(report, lake, protocol.model, context.run_id)
+    keep_peer_report(report, lake, protocol.model, context.run.run_id)
     counts = report.table.group_by("agreement").len("columns").sort("agreement")
     compared = report.table["drifted"].count()
     record_kept(at.audit, context.asset_key, context.run, details={"rows": report.table.height})
