@@ -78,4 +78,4 @@ def show(said: pl.DataFrame, tool: str, month: date, page: str, as_json: bool) -
         console.print(table)
     told = ", ".join(f"{counts.get(word, 0)} {word}" for word in ("agree", "disagree", "not compared"))
     console.print(f"{tool} on {month:%Y-%m}: of {said.height} columns {told}")
-    console.print(f"written: {page} (for you alone: it shows exact small counts)")
+    console.print(f"written: {page} (for you alone: it shows exact small counts)", soft_wrap=True)
