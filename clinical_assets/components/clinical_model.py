@@ -16,6 +16,7 @@ from clinical_assets.lifecycle.checks import checks
 from clinical_assets.lifecycle.data import protocol_asset
 from clinical_assets.lifecycle.model_watch import model_watch
 from clinical_assets.lifecycle.months_flow import months_flow
+from clinical_assets.lifecycle.peer_reports import peer_jobs
 from clinical_assets.protocol import ModelProtocol, WrittenProtocol
 
 
@@ -49,7 +50,7 @@ class ClinicalModel(dg.Component):
         return dg.Definitions(
             assets=[protocol_asset(self.protocol), *owned],
             asset_checks=[*checks(self.protocol), *alias_checks(self.protocol)],
-            jobs=jobs,
+            jobs=[*jobs, *peer_jobs(self.protocol)],
             schedules=automation.schedules(self.protocol),
             sensors=[months_flow(self.protocol), model_watch(self.protocol, jobs)],
         )

@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache, reduce
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from clinical_assets.monitoring.profile_sketches import (
 
 if TYPE_CHECKING:
     import pandas as pd
+    import whylogs_sketching as ds
     from numpy.typing import NDArray
     from whylogs.core import ColumnProfileView, DatasetProfileView
     from whylogs.core.metrics.metrics import CardinalityMetric
@@ -85,6 +86,48 @@ class ColumnSummary:
     distinct_estimate: float | None
     most_frequent: str | None
     most_frequent_rate: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnDistribution:
+    """How the values of one column are distributed, by its sketches.
+
+    `counts` are rows by value, of values kept by name, each at most `count_error` too high; a value not among them
+    occurs in `count_error` rows at most. They are empty for numbers of more than two values that are no integers.
+    `numbers` is the quantile sketch, None where the column holds no number, and `distinct` the estimated number of
+    values.
+    """
+
+    n: int
+    n_null: int
+    counts: dict[str, int] = field(repr=False)
+    count_error: int
+    numbers: "ds.kll_doubles_sketch | None" = field(repr=False)
+    distinct: float
+
+    @property
+    def n_values(self) -> int:
+        """The rows that have a value."""
+        return self.n - self.n_null
+
+    @property
+    def rank_error(self) -> float:
+        """How far a rank may be wrong, as a share of the values: the error that the sketch states."""
+        return float(self.numbers.normalized_rank_error(False)) if self.numbers is not None else 0.0
+
+    def quantiles(self, shares: Sequence[float]) -> list[float]:
+        """The values below which these shares of the values lie; raises ProfileError where there is no number."""
+        return list(self._sketch.get_quantiles(list(shares)))
+
+    def share_below(self, points: Sequence[float]) -> "NDArray[np.float64]":
+        """The share of the values that lie below each of some ascending points; raises ProfileError without numbers."""
+        return np.array(self._sketch.get_cdf(list(points))[:-1])
+
+    @property
+    def _sketch(self) -> "ds.kll_doubles_sketch":
+        if self.numbers is None:
+            raise ProfileError("a column without numbers has no quantiles; look at its counts")
+        return self.numbers
 
 
 def profile_frame(
@@ -170,6 +213,11 @@ def summarise(view: "DatasetProfileView") -> pl.DataFrame:
     """
     summaries = [_summarise_column(name, column) for name, column in sorted(view.get_columns().items())]
     return pl.DataFrame(summaries, schema=SUMMARY_SCHEMA)
+
+
+def distributions(view: "DatasetProfileView") -> dict[str, ColumnDistribution]:
+    """How the values of each column of a profile are distributed, by its name."""
+    return {name: _distribution(column) for name, column in view.get_columns().items()}
 
 
 def profile_table(view: "DatasetProfileView") -> pl.DataFrame:
@@ -451,6 +499,33 @@ def _summarise_column(name: str, column: "ColumnProfileView") -> ColumnSummary:
         most_frequent=leading.value if leading else None,
         most_frequent_rate=leading.est / (n - n_null) if leading and n > n_null else None,
     )
+
+
+def _distribution(column: "ColumnProfileView") -> ColumnDistribution:
+    from whylogs_sketching import frequent_items_error_type
+
+    counts, measured = _metric(column, "counts"), _metric(column, "distribution")
+    cardinality, frequent = _metric(column, "cardinality"), _metric(column, "frequent_items")
+    distinct = cardinality.estimate if cardinality is not None else 0.0
+    numbers: Any = measured.kll.value if measured is not None and measured.n > 0 else None
+    by_value: dict[str, int] = {}
+    error = 0
+    if measured is not None and numbers is not None and round(distinct) <= 2 and math.isfinite(measured.avg):
+        by_value = _counts_of_two(measured)
+    elif frequent is not None:
+        held = frequent.frequent_strings.value.get_frequent_items(frequent_items_error_type.NO_FALSE_NEGATIVES)
+        by_value = {item: int(estimate) for item, estimate, _, _ in held}
+        error = max((int(upper - lower) for _, _, lower, upper in held), default=0)
+    return ColumnDistribution(int(counts.n.value), int(counts.null.value), by_value, error, numbers, distinct)
+
+
+def _counts_of_two(measured: Any) -> dict[str, int]:
+    """How many rows hold the least and how many the greatest of two values; their mean tells it."""
+    low, high, n = measured.min, measured.max, int(measured.n)
+    if low == high:
+        return {f"{low:g}": n}
+    above = round(n * (measured.avg - low) / (high - low))
+    return {f"{low:g}": n - above, f"{high:g}": above}
 
 
 def _metric(column: "ColumnProfileView", name: str) -> Any:

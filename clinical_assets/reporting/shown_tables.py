@@ -112,6 +112,12 @@ def show_repair_plan(tables: Tables) -> pl.DataFrame:
     return _with_words(shown, "reason")
 
 
+def show_peer_report(tables: Tables) -> pl.DataFrame:
+    """What other tools say of every column of a month, without scores that rest on few rows."""
+    report = tables["peer_report"]
+    return _blank(report, _is_small(pl.col("n")), ("n", "score", "tool_threshold"))
+
+
 def show_profile(tables: Tables) -> pl.DataFrame:
     """Every column's summary of a month, without what tells few rows: of a 0/1 column the mean does."""
     profile = tables["profile"]
@@ -153,6 +159,7 @@ SHOWN_TABLES: Mapping[str, ShownTable] = {
     "performance_report": ShownTable(show_performance_report, ("performance_report", "evaluation")),
     "drift_report": ShownTable(show_drift_report, ("drift_report",)),
     "repair_plan": ShownTable(show_repair_plan, ("repair_plan",)),
+    "peer_report": ShownTable(show_peer_report, ("peer_report",)),
     "profile": ShownTable(show_profile, ("profile",)),
     "data_quality": ShownTable(show_data_quality, ("data_quality",)),
 }

@@ -34,6 +34,7 @@ _VIEWS_OVER_ALL_MODELS = {
         "performance_report",
         "repair_plan",
         "predictions",
+        "peer_report",
     ),
     GOVERNANCE: ("evaluation", "silent_run", "validation_report", "sign_off", "release", "incident"),
 }

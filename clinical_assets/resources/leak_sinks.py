@@ -79,10 +79,14 @@ NOT_SEARCHED = {
 }
 
 _BILL_OF_MATERIALS = r"(reports|releases)/.*\.cdx\.json"
+_PEERS_PAGES = r"reports/\w+/peers/.*\.html"
 EXEMPTIONS = (
     Exemption(_BILL_OF_MATERIALS, "e-mail address", "authors of published packages"),
     Exemption(_BILL_OF_MATERIALS, "frequent name", "authors of published packages"),
     Exemption(_BILL_OF_MATERIALS, "IPv4 address", "versions of packages, which are written alike"),
+    Exemption(_PEERS_PAGES, "e-mail address", "authors of the scripts that another tool's page is drawn by"),
+    Exemption(_PEERS_PAGES, "IPv4 address", "versions of those scripts' parts, which are written alike"),
+    Exemption(_PEERS_PAGES, "image", "icons and textures of those scripts; no image is handed to the tools"),
 )
 """What a pattern finds that is no patient's; known identifiers are never exempt."""
 
