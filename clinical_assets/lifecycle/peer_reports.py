@@ -34,6 +34,7 @@ from clinical_assets.resources.column_descriptions import COLUMN_DESCRIPTIONS
 from clinical_assets.resources.home import Home
 from clinical_assets.resources.lake import Lake
 from clinical_assets.resources.lake_io_manager import LakeResource
+from clinical_assets.resources.outward_gate import reporting
 from clinical_assets.resources.platform import HomeResource, RegistryResource
 from clinical_assets.resources.registry import Registry
 
@@ -276,6 +277,7 @@ def _materialise(
 
 
 @dg.asset(deps=["features", "predictions", "drift_report"], partitions_def=MONTHS, kinds={"evidently"})
+@reporting
 def evidently_report(
     context: dg.AssetExecutionContext,
     protocol: ModelProtocol,
@@ -288,6 +290,7 @@ def evidently_report(
 
 
 @dg.asset(deps=["features", "predictions", "drift_report"], partitions_def=MONTHS, kinds={"nannyml"})
+@reporting
 def nannyml_report(
     context: dg.AssetExecutionContext,
     protocol: ModelProtocol,
