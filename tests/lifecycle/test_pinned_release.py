@@ -27,6 +27,7 @@ from clinical_assets.lifecycle.pinned_release import (
     REPORT_FILE,
     STATEMENTS,
     TRAINING_SET,
+    PinnedEstimators,
     pin_release,
     read_pinned_release,
     refuse_leaks,
@@ -162,6 +163,21 @@ def test_a_release_is_made_again_from_its_pin_alone_without_lake_or_registry(
     assert json.loads(told.stdout)["is_equal"]
     assert json.loads(told.stdout)["origin"].startswith(f"releases/{MODEL}/v1.dvc (Git commit ")
     assert not empty.registry_uri.removeprefix("sqlite:///") or not (empty.root / "registry" / "mlflow.db").exists()
+
+
+def test_the_version_that_a_repair_began_with_is_loaded_from_its_own_pin(
+    candidate: Developed, tree: PinnedTree
+) -> None:
+    """As `reproduce` does for a repair: no registry is asked."""
+    platform, base = candidate.platform, candidate.champion
+    folder, estimators = pin(platform, tree, base), PinnedEstimators(tree)
+    assert estimators.version(MODEL, 1) == base
+    rows = read_training_rows(platform.lake, platform.protocol, base.lake_snapshot, split="test")
+    pinned = estimators.load(base, platform.protocol.estimator)
+    assert (pinned.predict(rows) == platform.registry.load(base, platform.protocol.estimator).predict(rows)).all()
+    shutil.rmtree(folder / MODEL_FILES)
+    with pytest.raises(PinError, match="v1/model/"):
+        estimators.load(base, platform.protocol.estimator)
 
 
 def test_where_the_lake_has_a_version_it_is_made_from_that_unless_the_pin_is_asked_for(
