@@ -10,11 +10,27 @@ import typer
 from rich.table import Table
 
 from clinical_assets.cli.metrics import page_of_home
-from clinical_assets.cli.terminal import JsonFlag, console, one_line_on_refusal, open_home, print_json, refuse
+from clinical_assets.cli.terminal import (
+    REFUSALS,
+    JsonFlag,
+    console,
+    one_line_on_refusal,
+    open_home,
+    print_json,
+    refuse,
+)
 from clinical_assets.governance.audit_trail import person_at_terminal
 from clinical_assets.lifecycle.publication import open_leak_incident
-from clinical_assets.metrics.exporter import Exporter, page_of
-from clinical_assets.resources.leak_search import LeakReport, only_search, search_home, search_text
+from clinical_assets.metrics.exporter import page_of
+from clinical_assets.resources.home import Home
+from clinical_assets.resources.leak_search import (
+    LeakReport,
+    SinkReport,
+    Unreadable,
+    only_search,
+    search_home,
+    search_text,
+)
 from clinical_assets.resources.leak_sinks import EXEMPTIONS, NOT_SEARCHED
 
 app = typer.Typer()
@@ -30,14 +46,23 @@ def phi_scan(
     home, lake, _ = open_home()
     with only_search(home):
         report = search_home(lake, home, whole=whole)
-    with page_of_home() as page:
-        shown = search_text(home, "metrics page", page_of(Exporter(page.read).samples()))
-    report = replace(report, sinks=(*report.sinks, shown))
+    report = replace(report, sinks=(*report.sinks, _search_metrics_page(home)))
     if not report.is_clean:
         open_leak_incident(lake, home, report, actor=person_at_terminal())
     print_json(_as_json(report)) if as_json else _print(report)
     if not report.is_clean:
         refuse(f"{report.describe()}; nothing is published until this is mended, and an incident is open")
+
+
+def _search_metrics_page(home: Home) -> SinkReport:
+    """What `/metrics` shows of the home just now; a page that cannot be made was not searched, and is not clean."""
+    sink = "metrics page"
+    try:
+        with page_of_home() as page:
+            return search_text(home, sink, page_of(page.read()))
+    except REFUSALS as error:
+        why = f"it cannot be made ({type(error).__name__})"
+        return SinkReport(sink, 1, 0, 0, 0, (), (Unreadable(sink, why),))
 
 
 def _print(report: LeakReport) -> None:

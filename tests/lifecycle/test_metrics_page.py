@@ -112,7 +112,7 @@ def test_only_a_month_whose_outcomes_have_matured_is_realised(developed: Develop
 
 def test_an_open_incident_and_its_notice_are_shown(candidate: Developed) -> None:
     home, lake = candidate.platform.home, candidate.platform.lake
-    kept = set(home.outbox.rglob("*"))
+    kept, [pending] = set(home.outbox.rglob("*")), found(page_on(candidate).read(), series.OUTBOX_PENDING)
     breach = Breach(MODEL, Cause.FIX_DATA, "a column", "the month's data are faulty", MONTHS[4])
     try:
         assert open_incident(lake, home, breach, actor="a test") is not None
@@ -120,8 +120,9 @@ def test_an_open_incident_and_its_notice_are_shown(candidate: Developed) -> None
         labels = {"model": MODEL, "cause": "fix_data", "severity": "today"}
         assert found(samples, series.INCIDENTS_OPEN, **labels, state="open") == [1]
         assert found(samples, series.INCIDENT_UNACKNOWLEDGED, **labels) == [pytest.approx(time.time(), abs=120)]
-        assert found(samples, series.OUTBOX_PENDING) == [1]
-        assert found(samples, series.OUTBOX_OLDEST) == [pytest.approx(time.time(), abs=120)]
+        assert found(samples, series.OUTBOX_PENDING) == [pending + 1]
+        [oldest] = found(samples, series.OUTBOX_OLDEST)
+        assert 0 <= time.time() - oldest < 86_400
     finally:
         for path in set(home.outbox.rglob("*")) - kept:
             if path.is_file():
@@ -259,3 +260,16 @@ def test_the_verb_prints_the_page_and_the_search_for_identifiers_reads_it(
     [page] = [sink for sink in searched["sinks"] if sink["sink"] == "metrics page"]
     assert page["places"] == 1
     assert page["texts"] > 100
+
+
+def test_a_page_that_cannot_be_made_is_not_searched_and_not_clean(
+    candidate: Developed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = candidate.platform.lake
+    ledger = lake.read(LEDGER_TABLE)
+    lake.write_table(LEDGER_TABLE, ledger.with_columns(reason=pl.lit("edited")), author="a test", message="edited")
+    monkeypatch.setenv("CLINICAL_HOME", str(candidate.platform.home.root))
+    done = CliRunner().invoke(app, ["phi-scan", "--json"])
+    assert done.exit_code == 1
+    [page] = [sink for sink in json.loads(done.stdout)["sinks"] if sink["sink"] == "metrics page"]
+    assert page["unreadable"] == [{"place": "metrics page", "reason": "it cannot be made (LedgerError)"}]

@@ -55,6 +55,19 @@ def test_ten_scrapes_at_once_compute_one_at_a_time_and_all_are_answered() -> Non
     assert all(value_of(page, series.LAKE_SNAPSHOT) >= 1 for page in pages)
 
 
+def test_before_there_are_any_figures_all_wait_for_the_first() -> None:
+    compute = Counted()
+    exporter = Exporter(compute, kept_seconds=60)
+    compute.goes_on.clear()
+    with ThreadPoolExecutor(10) as scrapers:
+        asked = [scrapers.submit(exporter.samples) for _ in range(10)]
+        while not compute.at_once:
+            pass
+        assert not any(page.done() for page in asked)
+        compute.goes_on.set()
+        assert {value_of(page.result(10), series.LAKE_SNAPSHOT) for page in asked} == {1}
+
+
 def test_while_one_computes_others_are_shown_the_figures_from_before() -> None:
     compute = Counted()
     exporter = Exporter(compute, kept_seconds=0)
