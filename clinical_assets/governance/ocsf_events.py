@@ -60,6 +60,7 @@ EVENT_CLASSES = {
     "run_failed": EventClass(API_ACTIVITY),
     "refused": EventClass(API_ACTIVITY),
     "reproduce": EventClass(API_ACTIVITY),
+    "pin": EventClass(ENTITY_MANAGEMENT, _CREATE),
 }
 """The class and activity of every word of the trail; one that is not here is API activity, other."""
 

@@ -33,7 +33,7 @@ CHAIN = {
 QUIET = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-    "--window-size=5000,3600",  # in a small window the graph leaves out what lies outside
+    "--window-size=8000,5000",  # in a small window the graph leaves out what lies outside
 )
 LOOKS = 8
 WITHOUT_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
