@@ -85,7 +85,9 @@ def profile(
     console.print(f"{len(moved)} of {len(columns)} columns moved further than chance explains")
     if moved:
         console.print(table_of(moved))
-    console.print(f"written: {out}{f'; {len(written)} .bin files in {bins}, for you alone' if written else ''}", soft_wrap=True)
+    console.print(
+        f"written: {out}{f'; {len(written)} .bin files in {bins}, for you alone' if written else ''}", soft_wrap=True
+    )
 
 
 def table_of(moved: "Sequence[MovedColumn]") -> Table:
