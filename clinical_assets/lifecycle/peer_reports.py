@@ -221,9 +221,10 @@ def beside_ours(said: Sequence[dict[str, Any]], lake: Lake, model: str, month: d
     counted = pl.DataFrame(
         {
             "column": rows.batch.columns,
-            "n": [series.len() - series.null_count() for series in rows.batch.get_columns()],
+            "n": [series.len() for series in rows.batch.get_columns()],
+            "n_null": [series.null_count() for series in rows.batch.get_columns()],
         },
-        schema={"column": pl.String, "n": pl.Int64},
+        schema={"column": pl.String, "n": pl.Int64, "n_null": pl.Int64},
     )
     agreement = (
         pl.when(pl.col("flagged").is_null() | pl.col("drifted").is_null())
@@ -234,7 +235,7 @@ def beside_ours(said: Sequence[dict[str, Any]], lake: Lake, model: str, month: d
     )
     both = ours.join(theirs, on="column", how="full", coalesce=True).join(counted, on="column", how="left")
     return both.select(
-        "column", "n", "method", "score", "tool_threshold", "drifted", "flagged", agreement.alias("agreement")
+        "column", "n", "n_null", "method", "score", "tool_threshold", "drifted", "flagged", agreement.alias("agreement")
     ).sort("column")
 
 

@@ -115,7 +115,11 @@ def show_repair_plan(tables: Tables) -> pl.DataFrame:
 def show_peer_report(tables: Tables) -> pl.DataFrame:
     """What other tools say of every column of a month, without scores that rest on few rows."""
     report = tables["peer_report"]
-    return _blank(report, _is_small(pl.col("n")), ("n", "score", "tool_threshold"))
+    n, n_null = pl.col("n"), pl.col("n_null")
+    few_values = _is_small(n - n_null)
+    shown = _blank(report, _is_small(n), ("n", "n_null", "score", "tool_threshold"))
+    shown = _blank(shown, few_values | _is_small(n_null), ("n_null",), report)
+    return _blank(shown, few_values, ("score", "tool_threshold"), report)
 
 
 def show_profile(tables: Tables) -> pl.DataFrame:

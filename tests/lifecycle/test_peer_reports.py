@@ -250,12 +250,15 @@ def test_a_column_that_only_one_of_the_two_looked_at_is_not_said_to_agree(develo
     rows = HandedOver(pl.DataFrame({"nowhere": [1.0]}), pl.DataFrame({"nowhere": [1.0, None]}), "simulated")
     both = beside_ours(said, lake, MODEL, MONTHS[4], rows)
     assert both["agreement"].unique().to_list() == ["not compared"]
-    assert both.filter(column="nowhere")["n"].to_list() == [1]
+    assert both.filter(column="nowhere").select("n", "n_null").row(0) == (2, 1)
     assert both.filter(column="sex").select("drifted", "score").row(0) == (None, None)
 
 
 def test_a_score_that_rests_on_a_few_rows_is_withheld_from_analysts() -> None:
-    report = pl.DataFrame({"n": [10, 11], "score": [0.5, 0.5], "tool_threshold": [0.1, 0.1], "drifted": [True, True]})
+    n, n_null = [10, 11, 900, 900, 900], [0, 0, 895, 4, 300]
+    report = pl.DataFrame({"n": n, "n_null": n_null, "score": [0.5] * 5, "tool_threshold": [0.1] * 5})
     shown = SHOWN_TABLES[PEER_REPORT].show({PEER_REPORT: report})
-    assert shown["score"].to_list() == [None, 0.5]
-    assert shown["suppressed"].to_list() == [True, False]
+    assert shown["n"].to_list() == [None, 11, 900, 900, 900]
+    assert shown["n_null"].to_list() == [None, 0, None, None, 300]
+    assert shown["score"].to_list() == [None, 0.5, None, 0.5, 0.5]
+    assert shown["suppressed"].to_list() == [True, False, True, True, False]
