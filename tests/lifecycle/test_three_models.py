@@ -15,6 +15,9 @@ from clinical_assets.resources.analytics import publish_analytics
 
 Platforms = dict[str, SmallPlatform]
 
+ON_REQUEST = {"peer_report"}
+"""Tables that the chain does not make: other tests of these homes may have asked for them."""
+
 
 @pytest.fixture(scope="module")
 def platforms(developed: Developed, silent_month: SilentMonth, new_camera: NewCamera) -> Platforms:
@@ -78,7 +81,7 @@ def test_the_three_stand_side_by_side_in_one_lake(platforms: Platforms) -> None:
     tables: dict[str, set[str]] = {name: set() for name in platforms}
     for table in next(iter(platforms.values())).lake.tables():
         model, _, asset = table.partition(".")
-        if model in tables:
+        if model in tables and asset not in ON_REQUEST:
             tables[model].add(asset)
     assert tables[MODEL] == tables[ICU] == tables[SCREENING]
     assert {"data_quality", "silent_run"} <= tables[MODEL]
