@@ -9,8 +9,9 @@ from typing import Self
 import dagster as dg
 from pydantic import BaseModel
 
-from clinical_assets.lifecycle import CHAIN, automation
+from clinical_assets.lifecycle import automation
 from clinical_assets.lifecycle.alias_check import alias_checks
+from clinical_assets.lifecycle.chain import CHAIN
 from clinical_assets.lifecycle.champion_upkeep import upkeep_job
 from clinical_assets.lifecycle.checks import checks
 from clinical_assets.lifecycle.data import protocol_asset

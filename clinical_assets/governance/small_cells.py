@@ -23,10 +23,12 @@ OVERALL = "overall"
 
 # What is hidden of one grouping holds so many together: any of the hidden counts can then be anything from 1 to 10.
 _ENOUGH_HIDDEN = 2 * SMALLEST_SHOWN
+_COUNTED = "rows?|patients?|units?|encounters?|hours?|images?|stays?|records?|values?|events?"
 _COUNT_IN_WORDS = re.compile(
     rf"(?<![\d.,])(?:{'|'.join(str(n) for n in range(SMALLEST_SHOWN - 1, 0, -1))})(?= (?:of [\d,]+ )?"
-    r"(?:rows?|patients?|units?|encounters?|hours?|images?|stays?|records?|values?|events?)\b)"
+    rf"(?:{_COUNTED})\b)"
 )
+_NAME_OF_COUNT = re.compile(rf"(?:^|_)(?:{_COUNTED}|quarantined|affected|n)(?:_|$)")
 
 
 def is_small(count: int | None) -> bool:
@@ -37,6 +39,11 @@ def is_small(count: int | None) -> bool:
 def shown_count(count: int) -> str:
     """A count as it leaves the platform: with thousands separated, or `fewer than 11`."""
     return FEWER if is_small(count) else f"{count:,}"
+
+
+def is_name_of_count(name: str) -> bool:
+    """Whether a figure or a column of this name counts rows, patients, or what else a small cell is a count of."""
+    return _NAME_OF_COUNT.search(name) is not None
 
 
 def hide_counts_in(text: str) -> str:

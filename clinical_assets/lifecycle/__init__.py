@@ -1,5 +1,1 @@
-"""The chain of every model, in reading order, as thin Dagster assets; what they call knows no Dagster."""
-
-from clinical_assets.lifecycle import data, development, monitoring, peer_reports, release
-
-CHAIN = [data, development, release, monitoring, peer_reports]
+"""The chain of every model as Dagster assets, what watches it, and what people ask of it."""

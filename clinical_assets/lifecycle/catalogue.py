@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import polars as pl
 
-from clinical_assets.governance.small_cells import shown_count
+from clinical_assets.governance.small_cells import is_name_of_count, shown_count
 from clinical_assets.reporting.figures import to_png_data_uri
 from clinical_assets.resources.column_descriptions import describe_column
-from clinical_assets.resources.outward_gate import COUNTED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,7 +31,7 @@ def described(frame: pl.DataFrame, descriptions: Mapping[str, str]) -> dg.TableS
 def markdown_table(frame: pl.DataFrame) -> dg.MarkdownMetadataValue:
     """A small frame as a table in the catalogue; counts of 1 to 10 read `fewer than 11`."""
     header = " | ".join(frame.columns)
-    counts = [COUNTED.search(name) is not None and kind.is_integer() for name, kind in frame.schema.items()]
+    counts = [is_name_of_count(name) and kind.is_integer() for name, kind in frame.schema.items()]
     lines = [" | ".join(map(_written, row, counts)) for row in frame.rows()]
     return dg.MetadataValue.md("\n".join([f"| {line} |" for line in (header, "|".join("-" * frame.width), *lines)]))
 

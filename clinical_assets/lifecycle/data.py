@@ -32,7 +32,7 @@ from clinical_assets.lifecycle.identified_month import (
 )
 from clinical_assets.protocol import ArchivePin, ModelProtocol, load_object, month_after
 from clinical_assets.resources.audited_outputs import record_kept
-from clinical_assets.resources.outward_gate import reporting
+from clinical_assets.resources.outward_gate import reporting, searched
 from clinical_assets.resources.platform import PROTOCOL_JSON, HomeResource
 
 MONTHS = dg.MonthlyPartitionsDefinition(
@@ -101,7 +101,8 @@ def identified_feed(
     feeds = {month: identified_rows(protocol, archive, month, planted) for month in months_asked_for(context)}
     for month, rows in feeds.items():
         zone_of(home.open()).write(protocol.model, month, rows)
-        context.add_asset_metadata({"patients": rows[protocol.patient].n_unique()}, partition_key=f"{month:%Y-%m}")
+        of_month = searched("identified_feed", {"patients": rows[protocol.patient].n_unique()})
+        context.add_asset_metadata(of_month, partition_key=f"{month:%Y-%m}")
     kept(details={"data_origin": archive.data_origin})
     return dg.MaterializeResult(
         metadata={
@@ -126,7 +127,8 @@ def dataset(
     else:
         rows = pseudonymous_rows(home.open(), protocol, archive, window_of(months))
     for month in months:
-        context.add_asset_metadata(told_of_month(protocol, rows.filter(month=month)), partition_key=f"{month:%Y-%m}")
+        of_month = searched("dataset", figures_of_month(protocol, rows.filter(month=month)))
+        context.add_asset_metadata(of_month, partition_key=f"{month:%Y-%m}")
     return dg.MaterializeResult(
         value=rows,
         metadata={
@@ -151,7 +153,8 @@ def data_quality(
     )
     table = pseudonymise(table, ("place",), load_or_create_key(home.open().pseudonym_key))
     for month in months_asked_for(context):
-        context.add_asset_metadata(told_of_quality(table.filter(month=month)), partition_key=f"{month:%Y-%m}")
+        of_month = searched("data_quality", figures_of_quality(table.filter(month=month)))
+        context.add_asset_metadata(of_month, partition_key=f"{month:%Y-%m}")
     return dg.MaterializeResult(value=table)
 
 
@@ -160,7 +163,7 @@ def pin_metadata(pin: ArchivePin | None) -> dict[str, str]:
     return {f"pin_{name}": value for name, value in asdict(pin).items()} if pin else {}
 
 
-def told_of_month(protocol: ModelProtocol, rows: pl.DataFrame) -> dict[str, Any]:
+def figures_of_month(protocol: ModelProtocol, rows: pl.DataFrame) -> dict[str, Any]:
     """What the catalogue shows of one month's rows."""
     return {
         "patients": rows[protocol.patient].n_unique(),
@@ -168,7 +171,7 @@ def told_of_month(protocol: ModelProtocol, rows: pl.DataFrame) -> dict[str, Any]
     }
 
 
-def told_of_quality(of_month: pl.DataFrame) -> dict[str, Any]:
+def figures_of_quality(of_month: pl.DataFrame) -> dict[str, Any]:
     """What the catalogue shows of one month's quality."""
     return {
         "missing_values": count_affected(of_month, "missing"),

@@ -14,6 +14,7 @@ import dagster as dg
 import polars as pl
 import polars.selectors as cs
 
+from clinical_assets.governance.small_cells import is_small
 from clinical_assets.resources.audited_outputs import record_materialisation
 from clinical_assets.resources.column_descriptions import describe_column
 from clinical_assets.resources.handed_on import HANDED_ON
@@ -92,7 +93,7 @@ class LakeIOManager(dg.ConfigurableIOManager):
         ]
         context.add_output_metadata(
             {
-                "dagster/row_count": write.frame.height,
+                **_row_count(write.frame.height),
                 "lake/table": table,
                 "lake/snapshot": commit.snapshot,
                 "lake/attempts": commit.attempts,
@@ -100,7 +101,7 @@ class LakeIOManager(dg.ConfigurableIOManager):
             | ({} if COLUMN_SCHEMA in context.output_metadata else {COLUMN_SCHEMA: dg.TableSchema(columns)})
         )
         for key, rows in _rows_of_each_month(table, context, write).items():
-            context.step_context.add_asset_metadata({"dagster/row_count": rows}, context.asset_key, key)
+            context.step_context.add_asset_metadata(_row_count(rows), context.asset_key, key)
         record_materialisation(self.audit, context, snapshot=commit.snapshot, details={"rows": write.frame.height})
 
     @reporting
@@ -179,6 +180,11 @@ def _run_of(context: dg.InputContext) -> str | None:
         return context.step_context.run_id
     except dg.DagsterInvariantViolationError:
         return None
+
+
+def _row_count(rows: int) -> dict[str, int]:
+    """How many rows were written, which Dagster takes as a number alone; nothing where that would be a small count."""
+    return {} if is_small(rows) else {"dagster/row_count": rows}
 
 
 def _rows_of_each_month(table: str, context: dg.OutputContext, write: Write) -> dict[str, int]:

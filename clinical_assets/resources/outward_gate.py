@@ -11,7 +11,6 @@ read (reporting/shown_tables.py).
 import functools
 import inspect
 import logging
-import re
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -24,11 +23,9 @@ from clinical_assets.governance.direct_identifiers import IdentifierClass
 from clinical_assets.governance.known_identifiers import KnownIdentifiers
 from clinical_assets.governance.line_search import LineSearch
 from clinical_assets.governance.pseudonyms import PseudonymError, read_secret
-from clinical_assets.governance.small_cells import FEWER, is_small
+from clinical_assets.governance.small_cells import FEWER, hide_counts_in, is_name_of_count, is_small
 from clinical_assets.resources.home import Home
 
-COUNTED = re.compile(r"(?:^|_)(?:rows|patients|events|units|encounters|stays|images|quarantined|n)(?:_|$)")
-"""Names of figures that count people, or rows of people."""
 MARK = "__reports_through_gate__"
 
 P = ParamSpec("P")
@@ -92,13 +89,21 @@ def search_log_lines() -> None:
     def make_searched(*args: Any, **kwargs: Any) -> logging.LogRecord:
         record = make(*args, **kwargs)
         traced = "".join(traceback.format_exception(*record.exc_info)) if record.exc_info else ""
-        if kinds := _search().kinds_in(f"{record.getMessage()}\n{traced}"):
+        if kinds := _search().kinds_in(f"{_message_of(record)}\n{traced}"):
             record.msg = f"a line was withheld: it held an identifier ({_named(kinds)})"
             record.args, record.exc_info, record.exc_text = None, None, None
         return record
 
     setattr(make_searched, MARK, True)
     logging.setLogRecordFactory(make_searched)
+
+
+def _message_of(record: logging.LogRecord) -> str:
+    """The line as it will read; where its arguments do not fit, which logging says by itself, its parts."""
+    try:
+        return record.getMessage()
+    except (TypeError, ValueError, KeyError):
+        return f"{record.msg} {record.args}"
 
 
 def _searched_result(name: str, result: Any) -> Any:
@@ -140,9 +145,19 @@ def _withheld_error(name: str, error: Exception) -> WithheldError | None:
 
 
 def _shown(key: str, value: Any) -> Any:
-    count = value.value if isinstance(value, dg.IntMetadataValue) else value
-    is_count = isinstance(count, int) and not isinstance(count, bool) and COUNTED.search(key)
-    return FEWER if is_count and is_small(count) else value
+    match value:
+        case dg.IntMetadataValue():
+            return _shown(key, value.value)
+        case dg.TextMetadataValue():
+            return hide_counts_in(value.value or "")
+        case dg.MarkdownMetadataValue():
+            return dg.MetadataValue.md(hide_counts_in(value.value or ""))
+        case str():
+            return hide_counts_in(value)
+        case int() if not isinstance(value, bool) and is_name_of_count(key) and is_small(value):
+            return FEWER
+        case _:
+            return value
 
 
 def _text_of(value: Any) -> str:

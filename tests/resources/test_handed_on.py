@@ -290,10 +290,9 @@ OUTPUTS = {
 
 
 def batch_of(month: date) -> Batch:
-    findings = pl.DataFrame({"month": [month], "value": [0.5]})
-    return Batch(
-        {"toy.predictions": stays(month), "toy.findings": findings}, {"toy.predictions": {"days": "Stay (days)"}}
-    )
+    findings = pl.DataFrame({"month": [month] * 11, "value": [0.5] * 11})
+    of_month = pl.concat([stays(month)] * 6)
+    return Batch({"toy.predictions": of_month, "toy.findings": findings}, {"toy.predictions": {"days": "Stay (days)"}})
 
 
 def test_the_outputs_of_a_step_are_one_commit(lake: Lake) -> None:
@@ -318,13 +317,13 @@ def test_the_outputs_of_a_step_are_one_commit(lake: Lake) -> None:
         for event in result.asset_materializations_for_node("month_end")
     }
     assert {table: metadata["dagster/row_count"].value for table, metadata in told.items()} == {
-        "toy.predictions": 2,
-        "toy.findings": 1,
+        "toy.predictions": 12,
+        "toy.findings": 11,
     }
     assert {str(metadata["lake/snapshot"].value) for metadata in told.values()} == {str(before + 1)}
     described = lake.descriptions()["toy.predictions"]
     assert (described.comment, described.columns[2].comment) == ("One row a stay.", "Stay (days)")
-    assert [frame.height for frame in seen] == [2, 1]
+    assert [frame.height for frame in seen] == [12, 11]
 
 
 def test_a_batch_without_the_frame_of_an_output_or_with_one_of_another_step_is_refused(lake: Lake) -> None:
@@ -371,7 +370,7 @@ def test_a_kill_between_the_commit_and_dagster_s_events_leaves_all_tables_of_the
         capture_output=True,
     )
     assert killed.returncode == -signal.SIGKILL
-    assert lake.read("toy.predictions", month=FEBRUARY).height == 2
+    assert lake.read("toy.predictions", month=FEBRUARY).height == 12
     assert lake.read("toy.findings", month=FEBRUARY).height == 1
 
 

@@ -4,11 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import polars as pl
 import pytest
 
 from clinical_assets.governance.canaries import canaries
-from clinical_assets.governance.leak_patterns import PATTERNS
+from clinical_assets.governance.known_identifiers import KnownIdentifiers
+from clinical_assets.governance.leak_scan import LeakScanner
 from clinical_assets.governance.line_search import LineSearch
+from clinical_assets.governance.readable_content import Content
 from clinical_assets.resources.lake_io_manager import LakeIOManager
 from clinical_assets.resources.outward_gate import MARK, WithheldError, reporting, search_log_lines, searched
 from clinical_assets.resources.platform import ModelVersionIOManager, ProtocolIOManager
@@ -130,9 +133,51 @@ def test_a_traceback_with_an_identifier_is_not_logged(log_lines: list[str]) -> N
     assert "withheld" in log_lines[0]
 
 
-def test_every_pattern_of_the_leak_search_is_one_of_this_search() -> None:
-    assert LineSearch().kinds_in("aged 94") != ()
-    assert len({pattern.name for pattern in PATTERNS}) == len(PATTERNS)
+@pytest.mark.parametrize("text", [*(f"it says {each.value} there" for each in canaries(SEED)), "12 rows of 2025-05"])
+def test_a_line_is_searched_as_what_is_stored_is(text: str) -> None:
+    known = KnownIdentifiers.of((each.identifier_class, each.value) for each in canaries(SEED))
+    stored = LeakScanner(known, b"salt").search([Content("a place", pl.Series([text]), len(text))])
+    assert set(LineSearch(known).kinds_in(text)) == {leak.identifier_class for leak in stored}
+
+
+def test_a_line_whose_arguments_do_not_fit_is_logging_s_own_trouble(log_lines: list[str]) -> None:
+    record = logging.getLogRecordFactory()("a ward", logging.INFO, "a file", 1, "%d rows of %d", ("two",), None)
+    assert record.msg == "%d rows of %d"
+    hidden = logging.getLogRecordFactory()("a ward", logging.INFO, "a file", 1, "%d rows", (NAME,), None)
+    assert "withheld" in hidden.getMessage()
+
+
+def test_what_a_run_leaves_in_dagster_holds_neither_a_name_nor_a_small_count(log_lines: list[str]) -> None:
+    @dg.asset
+    @reporting
+    def visits(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        context.log.info(f"the chart of {NAME} is empty")
+        return dg.MaterializeResult(metadata={"patients": 3, "why": "3 of 60 patients have no chart"})
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = dg.materialize([visits], instance=instance).run_id
+        left = "\n".join(str(entry) for entry in instance.all_logs(run))
+    assert NAME not in left
+    assert "a line was withheld" in left
+    assert "IntMetadataValue(value=3)" not in left
+    assert "3 of 60 patients" not in left
+    assert left.count("fewer than 11") >= 2
+
+
+def test_where_errors_are_redacted_their_text_reaches_no_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dagster's own switch, without which nothing is loaded under Dagster+."""
+    monkeypatch.setenv("DAGSTER_REDACT_USER_CODE_ERRORS", "1")
+
+    @dg.asset
+    @reporting
+    def visits() -> None:
+        raise ValueError("lactate of bed seven")
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = dg.materialize([visits], instance=instance, raise_on_error=False).run_id
+        left = "\n".join(str(entry) for entry in instance.all_logs(run))
+    assert "STEP_FAILURE" in left
+    assert "bed seven" not in left
 
 
 @pytest.mark.parametrize("manager", [LakeIOManager, ModelVersionIOManager, ProtocolIOManager])
