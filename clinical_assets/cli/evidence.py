@@ -72,25 +72,25 @@ def pin(
 ) -> None:
     """Pin what a release rests on in the hospital's own Git, below CLINICAL_PINS, and push it where dvc can."""
     from clinical_assets.lifecycle.pinned_release import pin_release
-    from clinical_assets.lifecycle.release import told_of_pin
+    from clinical_assets.lifecycle.release import figures_of_pin
 
     if (tree := PinnedTree.from_environment()) is None:
         refuse(NOT_SET)
     home, lake, registry = open_home()
     chosen = registry.champion(model) if version is None else registry.version(model, version)
-    told = told_of_pin(tree, pin_release(tree, home, lake, registry, chosen), chosen)
+    made = figures_of_pin(tree, pin_release(tree, home, lake, registry, chosen), chosen)
     AuditTrail(home.audit).record(
         "pin",
         actor=person_at_terminal(),
         target=f"{model} version {chosen.version}",
         snapshot=chosen.lake_snapshot,
-        details=told,
+        details=made,
     )
     if as_json:
-        print_json({"model": model, **told})
+        print_json({"model": model, **made})
         return
-    typer.echo(f"{told['pinned']}: {told['files']} files, {told['bytes']:,} bytes, md5 {told['md5']}")
-    typer.echo(f"  sha256 {told['sha256']}\n  {told['stored']}\n  Git commit: {told['commit']}")
+    typer.echo(f"{made['pinned']}: {made['files']} files, {made['bytes']:,} bytes, md5 {made['md5']}")
+    typer.echo(f"  sha256 {made['sha256']}\n  {made['stored']}\n  Git commit: {made['commit']}")
 
 
 @app.command()

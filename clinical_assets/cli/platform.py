@@ -89,24 +89,24 @@ def fetch(
         typer.echo(f"{published.title}, {published.publisher}, {published.licence}. Cite: {published.citation}")
     with allow_hosts(published.hosts), download_bar(Console(stderr=True)) as progress:
         path = fetch_archive(published, home.raw, progress, timeout_seconds)
-    archive, told = published.open(path), ""
+    archive, stored = published.open(path), ""
     if pin and tree is not None:
         if path == home.raw:
             refuse(f"{path} may hold more than this archive; move its files to {path / published.name}, then pin it")
         written = tree.pin_archive(published.name, path)
-        told = store(tree.root, written.file)
+        stored = store(tree.root, written.file)
         archive = replace(archive, pin=tree.record_of(written))
     if as_json:
-        print_json(asdict(archive) | ({"stored": told} if pin else {}))
+        print_json(asdict(archive) | ({"stored": stored} if pin else {}))
         return
     typer.echo(f"{archive.path}: {archive.data_origin}")
     if archive.pin is not None:
-        show_pin(archive.pin, told)
+        show_pin(archive.pin, stored)
 
 
-def show_pin(pin: ArchivePin, told: str) -> None:
+def show_pin(pin: ArchivePin, stored: str) -> None:
     """A pin, where its bytes are, and what is left to a person: the commit."""
-    typer.echo(f"{pin.file}: md5 {pin.md5}\n  sha256 {pin.sha256}\n  {told}\n  Git commit: {pin.commit}")
+    typer.echo(f"{pin.file}: md5 {pin.md5}\n  sha256 {pin.sha256}\n  {stored}\n  Git commit: {pin.commit}")
 
 
 @app.command()

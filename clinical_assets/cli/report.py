@@ -76,6 +76,6 @@ def show(said: pl.DataFrame, tool: str, month: date, page: str, as_json: bool) -
         table.add_row(escape(row["column"]), *words, escape(row["method"]), score)
     if apart.height:
         console.print(table)
-    told = ", ".join(f"{counts.get(word, 0)} {word}" for word in ("agree", "disagree", "not compared"))
-    console.print(f"{tool} on {month:%Y-%m}: of {said.height} columns {told}")
+    verdicts = ", ".join(f"{counts.get(word, 0)} {word}" for word in ("agree", "disagree", "not compared"))
+    console.print(f"{tool} on {month:%Y-%m}: of {said.height} columns {verdicts}")
     console.print(f"written: {page} (for you alone: it shows exact small counts)", soft_wrap=True)

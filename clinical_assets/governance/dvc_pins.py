@@ -65,7 +65,7 @@ class Pin:
     @property
     def remedy(self) -> str:
         """What to do where the bytes are not those that are pinned."""
-        return f"put back what is pinned (`dvc pull --force {self.file.name}` has it), or pin it anew and commit that"
+        return f"put back what is pinned (`dvc pull --force {self.file.name}` has it), or pin it again and commit that"
 
 
 def contents_of(path: Path) -> Contents:

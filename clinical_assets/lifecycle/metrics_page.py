@@ -1,7 +1,7 @@
 """What `/metrics` shows of one home, read from the lake, the files of the home, and Dagster's records.
 
-Belongs here: the reading, and what of it is read anew. Does not belong here: what a figure means (metrics/), when it is
-computed (metrics/exporter.py), and the server.
+Belongs here: the reading, and what of it is read again. Does not belong here: what a figure means (metrics/), when it
+is computed (metrics/exporter.py), and the server.
 
 Nothing is written, and no act is finished that was interrupted: whoever watches must not disturb. Of the lake only the
 tables of models that changed since the last look are read, and of those the newest months alone, so that a look costs

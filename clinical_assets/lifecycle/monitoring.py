@@ -35,7 +35,7 @@ _SEEN_FROM = {
 """The tables of a look, each with what it is made from."""
 
 
-def _told(table: str, *kinds: str) -> dg.AssetOut:
+def _output(table: str, *kinds: str) -> dg.AssetOut:
     """One table of a look: described as the function is that sees it."""
     described = getattr(month_look, f"see_{table}").__doc__
     return dg.AssetOut(description=described, automation_condition=FLOW, kinds=set(kinds))
@@ -43,11 +43,11 @@ def _told(table: str, *kinds: str) -> dg.AssetOut:
 
 @dg.multi_asset(
     outs={
-        "profile": _told("profile", "whylogs"),
-        "scored_history": _told("scored_history", "polars", "duckdb"),
-        "estimated_performance": _told("estimated_performance", "python"),
-        "drift_report": _told("drift_report", "python"),
-        "repair_plan": _told("repair_plan", "python"),
+        "profile": _output("profile", "whylogs"),
+        "scored_history": _output("scored_history", "polars", "duckdb"),
+        "estimated_performance": _output("estimated_performance", "python"),
+        "drift_report": _output("drift_report", "python"),
+        "repair_plan": _output("repair_plan", "python"),
     },
     internal_asset_deps={table: {dg.AssetKey(name) for name in made_from} for table, made_from in _SEEN_FROM.items()},
     partitions_def=MONTHS,

@@ -21,12 +21,11 @@ import polars as pl
 import psutil
 
 from clinical_assets.learning.scoring import OUTPUTS
-from clinical_assets.lifecycle.candidate import read_training_rows
 from clinical_assets.lifecycle.catalogue import markdown_table
 from clinical_assets.lifecycle.data import MONTHS
 from clinical_assets.lifecycle.incidents import MODEL
 from clinical_assets.lifecycle.month_report import scored_rows
-from clinical_assets.lifecycle.scored_training import with_training_scores
+from clinical_assets.lifecycle.scored_training import watched_training_rows
 from clinical_assets.protocol import ModelProtocol
 from clinical_assets.resources.access_rights import make_private
 from clinical_assets.resources.audited_outputs import record_kept
@@ -100,14 +99,11 @@ def rows_to_hand_over(lake: Lake, registry: Registry, protocol: ModelProtocol, m
     features = lake.read(f"{protocol.model}.features", month=month)
     predictions = lake.read(f"{protocol.model}.predictions", month=month)
     version = registry.version(protocol.model, predictions["model_version"][0])
-    rows = read_training_rows(lake, protocol, version.lake_snapshot)
-    selected = [*protocol.watched_columns(rows.columns), "risk", "alerted", pl.col(OUTPUTS)]
+    trained_on, watched = watched_training_rows(lake, protocol, version)
+    selected = [*watched, "risk", "alerted", pl.col(OUTPUTS)]
     reference, batch = (
         part.select(selected).with_columns(pl.col(pl.Boolean, pl.Categorical, pl.Enum).cast(pl.String))
-        for part in (
-            with_training_scores(rows, lake, protocol, version),
-            scored_rows(protocol, features, predictions),
-        )
+        for part in (trained_on, scored_rows(protocol, features, predictions))
     )
     known = [
         name

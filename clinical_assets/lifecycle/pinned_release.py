@@ -76,7 +76,7 @@ def pin_release(tree: PinnedTree, home: Home, lake: Lake, registry: Registry, ve
     recipe = registry.recipe(version)
     if recipe is None:
         raise LearningError(
-            f"no recipe was kept with {version.model} version {version.version}: it cannot be pinned; train it anew"
+            f"no recipe was kept with {version.model} version {version.version}: it cannot be pinned; train it again"
         )
     folder = tree.release(version.model, version.version)
     draft = folder.with_name(f".{folder.name}.{os.getpid()}")
@@ -106,7 +106,7 @@ def read_pinned_release(tree: PinnedTree, model: str, version: int) -> PinnedRel
         kept = _VERSION.validate_json((folder / VERSION_FILE).read_text())
         recipe = Recipe.from_dict(TypeAdapter(dict).validate_json((folder / RECIPE_FILE).read_text()))
     except (OSError, ValidationError) as error:
-        raise PinError(f"{folder} is no release of this platform ({type(error).__name__}); pin it anew") from error
+        raise PinError(f"{folder} is no release of this platform ({type(error).__name__}); pin it again") from error
     if (kept.model, kept.version) != (model, version):
         raise PinError(f"{folder} holds {kept.model} version {kept.version}; restore the pin with `git checkout`")
     return PinnedRelease(folder, pin, kept, recipe)

@@ -87,12 +87,12 @@ def release_pin(
     metadata: dict[str, Any] = {"pinned": NOT_SET}
     if (tree := PinnedTree.from_environment()) is not None:
         version = registry.open().champion(protocol.model)
-        metadata = told_of_pin(tree, pin_release(tree, home.open(), lake.open(), registry.open(), version), version)
+        metadata = figures_of_pin(tree, pin_release(tree, home.open(), lake.open(), registry.open(), version), version)
     record_kept(home.open().audit, context.asset_key, context.run, details=metadata)
     return dg.MaterializeResult(metadata=metadata)
 
 
-def told_of_pin(tree: PinnedTree, pin: Pin, version: ModelVersion) -> dict[str, Any]:
+def figures_of_pin(tree: PinnedTree, pin: Pin, version: ModelVersion) -> dict[str, Any]:
     """What the catalogue and the audit trail keep of a release's pin, whose bytes are put into DVC's storage."""
     return {
         "version": version.version,

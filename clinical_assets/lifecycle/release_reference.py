@@ -10,8 +10,7 @@ from functools import lru_cache
 import polars as pl
 
 from clinical_assets.learning.scoring import REPRESENTATION, watched_outputs
-from clinical_assets.lifecycle.candidate import read_training_rows
-from clinical_assets.lifecycle.scored_training import HELD_OUT, with_training_scores
+from clinical_assets.lifecycle.scored_training import HELD_OUT, watched_training_rows
 from clinical_assets.monitoring.column_reference import CategoryReference, NumberReference, RowTally
 from clinical_assets.monitoring.concept import ConceptReference, fit_concept_references
 from clinical_assets.monitoring.covariates import CovariateEncoding
@@ -101,9 +100,8 @@ def _opened(content: bytes) -> ReleaseReference:
 
 def fit_release_reference(lake: Lake, version: ModelVersion, protocol: ModelProtocol) -> ReleaseReference:
     """The reference of a version, fitted to its training set as it stood in the lake, and to its scores of it."""
-    rows = read_training_rows(lake, protocol, version.lake_snapshot, _columns_needed(protocol))
-    watched = protocol.watched_columns(rows.columns)
-    scored = with_training_scores(rows, lake, protocol, version)
+    further = (protocol.outcome.column, *protocol.subgroups)
+    scored, watched = watched_training_rows(lake, protocol, version, further)
     held_out = scored.filter(pl.col("split").is_in(HELD_OUT))
     by_patient = held_out.select(
         *("event", "risk", "month", *protocol.subgroups), pl.col(protocol.patient).alias("patient")
@@ -115,14 +113,6 @@ def fit_release_reference(lake: Lake, version: ModelVersion, protocol: ModelProt
         concept=fit_concept_references(by_patient, tolerated, protocol.subgroups, protocol.minimum_n),
         baseline=tuple(measure_events(scored.filter(split="test"), protocol, BASELINE_RESAMPLES)),
     )
-
-
-def _columns_needed(protocol: ModelProtocol) -> list[str] | None:
-    """The columns of features that the references are fitted to; None where all features are watched."""
-    if not protocol.monitoring.watched:
-        return None
-    watched = protocol.watched_columns([])
-    return list(dict.fromkeys((protocol.patient, protocol.outcome.column, *protocol.subgroups, *watched)))
 
 
 def _fit_drift(scored: pl.DataFrame, watched: list[str], protocol: ModelProtocol) -> DriftMonitor:

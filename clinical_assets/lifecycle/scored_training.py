@@ -4,13 +4,14 @@ Belongs here: writing these scores and joining them to their rows. Does not belo
 is measured of them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import polars as pl
 
 from clinical_assets.archives.archive import contract_of, describe_columns
 from clinical_assets.learning.estimator import FittedEstimator
 from clinical_assets.learning.scoring import BOOKKEEPING, score
+from clinical_assets.lifecycle.candidate import read_training_rows
 from clinical_assets.protocol import ModelProtocol, ModelVersion, ProtocolError, load_object
 from clinical_assets.resources.column_descriptions import describe_column
 from clinical_assets.resources.lake import Lake
@@ -80,6 +81,19 @@ def with_training_scores(
             "training set; train a new candidate"
         )
     return scored
+
+
+def watched_training_rows(
+    lake: Lake, protocol: ModelProtocol, version: ModelVersion, further: Sequence[str] = ()
+) -> tuple[pl.DataFrame, list[str]]:
+    """The rows of a version's training set beside its scores, and which of their columns are watched.
+
+    Of the features what is watched, the patient and `further` columns alone, where the protocol says what is watched.
+    """
+    watched = protocol.watched_columns([]) if protocol.monitoring.watched else None
+    columns = None if watched is None else list(dict.fromkeys((protocol.patient, *further, *watched)))
+    rows = read_training_rows(lake, protocol, version.lake_snapshot, columns)
+    return with_training_scores(rows, lake, protocol, version), protocol.watched_columns(rows.columns)
 
 
 def outputs_of(scored: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:

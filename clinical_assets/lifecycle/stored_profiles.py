@@ -13,8 +13,7 @@ import polars as pl
 
 from clinical_assets.governance.identified_zone import write_private
 from clinical_assets.learning.scoring import OUTPUTS
-from clinical_assets.lifecycle.candidate import read_training_rows
-from clinical_assets.lifecycle.scored_training import with_training_scores
+from clinical_assets.lifecycle.scored_training import watched_training_rows
 from clinical_assets.monitoring.profiles import distributions, merge, profile_frame, restore, serialise
 from clinical_assets.protocol import ModelProtocol, ModelVersion
 from clinical_assets.reporting.shown_profiles import Compared, ProfiledPeriod
@@ -64,12 +63,17 @@ def compare_stored_profiles(
 
     Raises LakeError where a month has no profile, and ProtocolError where the training set cannot be read any more.
     """
-    profiles, origin = _read_profiles(lake, protocol, sorted({*months, *against}))
+    asked = sorted({*months, *against})
+    columns = ["month", protocol.patient]
+    patients = lake.read(f"{protocol.model}.predictions", months=asked, columns=columns).rename(
+        {protocol.patient: "patient"}
+    )
+    profiles, origin = _read_profiles(lake, protocol.model, asked, patients)
     own, others = [tuple(profiles[month] for month in some) for some in (months, against)]
-    whole = _merged(lake, protocol, months, own)
+    whole = _merged(patients, months, own)
     if version is not None:
         return ComparedProfiles(own, whole, profile_training_set(lake, protocol, version), (), origin)
-    return ComparedProfiles(own, whole, _merged(lake, protocol, against, others) if others else None, others, origin)
+    return ComparedProfiles(own, whole, _merged(patients, against, others) if others else None, others, origin)
 
 
 def profile_training_set(lake: Lake, protocol: ModelProtocol, version: ModelVersion) -> StoredProfile:
@@ -77,13 +81,10 @@ def profile_training_set(lake: Lake, protocol: ModelProtocol, version: ModelVers
 
     It is made when it is asked for: what it rests on is pinned in the lake, and it takes about a second.
     """
-    watched = list(protocol.watched_columns([])) if protocol.monitoring.watched else None
-    columns = None if watched is None else list(dict.fromkeys((protocol.patient, *watched)))
-    rows = read_training_rows(lake, protocol, version.lake_snapshot, columns)
-    scored = with_training_scores(rows, lake, protocol, version)
-    profiled = scored.select(*protocol.watched_columns(rows.columns), "risk", "alerted", pl.col(OUTPUTS))
+    scored, watched = watched_training_rows(lake, protocol, version)
+    profiled = scored.select(*watched, "risk", "alerted", pl.col(OUTPUTS))
     view = profile_frame(profiled, as_of=_midnight(version.trained_through))
-    return StoredProfile(f"training set of version {version.version}", rows[protocol.patient].n_unique(), view)
+    return StoredProfile(f"training set of version {version.version}", scored[protocol.patient].n_unique(), view)
 
 
 def alarmed_columns(lake: Lake, model: str, months: Sequence[date]) -> dict[str, list[date]]:
@@ -92,8 +93,10 @@ def alarmed_columns(lake: Lake, model: str, months: Sequence[date]) -> dict[str,
     if not lake.exists(table):
         return {}
     report = lake.read(table, columns=["month", "column", "flagged", "faulty"])
-    told = report.filter(pl.col("month").is_in(list(months)), pl.col("flagged") | pl.col("faulty"))
-    by_column = told.select("column", "month").unique().sort("column", "month").group_by("column", maintain_order=True)
+    alarmed = report.filter(pl.col("month").is_in(list(months)), pl.col("flagged") | pl.col("faulty"))
+    by_column = (
+        alarmed.select("column", "month").unique().sort("column", "month").group_by("column", maintain_order=True)
+    )
     return {str(name): rows["month"].to_list() for (name,), rows in by_column}
 
 
@@ -122,35 +125,24 @@ def months_in_words(months: Sequence[date]) -> str:
 
 
 def _read_profiles(
-    lake: Lake, protocol: ModelProtocol, months: Sequence[date]
+    lake: Lake, model: str, months: Sequence[date], patients: pl.DataFrame
 ) -> tuple[dict[date, StoredProfile], str]:
-    table = lake.read(
-        f"{protocol.model}.profile", months=months, columns=["month", "column", "profile", "data_origin"]
-    ).sort("month", "column")
-    patients = _patients(lake, protocol, months)
+    columns = ["month", "column", "profile", "data_origin"]
+    table = lake.read(f"{model}.profile", months=months, columns=columns).sort("month", "column")
+    counts = dict(patients.group_by("month").agg(pl.col("patient").n_unique()).iter_rows())
     profiles = {
-        month: StoredProfile(f"{month:%Y-%m}", patients[month], restore(rows, as_of=_midnight(month)))
+        month: StoredProfile(f"{month:%Y-%m}", counts[month], restore(rows, as_of=_midnight(month)))
         for (month,), rows in table.group_by("month", maintain_order=True)
         if isinstance(month, date)
     }
     return profiles, ", ".join(table["data_origin"].unique().sort())
 
 
-def _patients(lake: Lake, protocol: ModelProtocol, months: Sequence[date]) -> dict[date, int]:
-    rows = lake.read(f"{protocol.model}.predictions", months=months, columns=["month", protocol.patient])
-    counted = rows.group_by("month").agg(pl.col(protocol.patient).n_unique())
-    return dict(counted.iter_rows())
-
-
-def _merged(
-    lake: Lake, protocol: ModelProtocol, months: Sequence[date], profiles: Sequence[StoredProfile]
-) -> StoredProfile:
+def _merged(patients: pl.DataFrame, months: Sequence[date], profiles: Sequence[StoredProfile]) -> StoredProfile:
     if len(profiles) == 1:
         return profiles[0]
-    rows = lake.read(f"{protocol.model}.predictions", months=list(months), columns=[protocol.patient])
-    return StoredProfile(
-        months_in_words(months), rows[protocol.patient].n_unique(), merge(profile.view for profile in profiles)
-    )
+    seen = patients.filter(pl.col("month").is_in(list(months)))["patient"].n_unique()
+    return StoredProfile(months_in_words(months), seen, merge(profile.view for profile in profiles))
 
 
 def _midnight(day: date) -> datetime:

@@ -38,7 +38,7 @@ class Exporter(Collector):
         self._went_well = False
 
     def samples(self) -> list[Sample]:
-        """The figures, computed anew where they are older than they are kept; and how that went."""
+        """The figures, computed again where they are older than they are kept; and how that went."""
         never_asked = self._asked == -float("inf")
         if self._computing.acquire(blocking=never_asked):
             try:

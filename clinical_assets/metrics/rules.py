@@ -116,8 +116,8 @@ def _alerts_of_months(protocol: ModelProtocol) -> Iterator[Alert]:
         f'clinical_drift_verdict{{model="{model}",verdict="{Verdict.DATA_FAULT}"}} == 1',
         Severity.TODAY,
         f"{title}: the newest month's data are faulty; nothing is retrained for it",
-        "Read the incident: it names the column. Have the data mended at their source, and do not trust this month's "
-        "scores until then.",
+        "Read the incident: it names the column. Have the data corrected at their source, and do not trust this "
+        "month's scores until then.",
         "clinical incident list",
     )
     yield Alert(

@@ -64,7 +64,7 @@ class PinnedTree:
         target = self.archives / name if path.name == name else self.archives / name / path.name
         other = self.archive_pin(name)
         if other is not None and other.data != target:
-            raise PinError(f"{name} is pinned by {other.file} already; remove that with `git rm`, then pin it anew")
+            raise PinError(f"{name} is pinned by {other.file} already; remove that with `git rm`, then pin it again")
         if path.resolve() != target.resolve():
             _copy(path, target)
         return self.pin(target)

@@ -75,7 +75,7 @@ def test_what_was_pinned_is_verified_with_the_remedy_where_it_differs(folder: Pa
     assert verify(pin, folder) == contents_of(folder)
     (folder / "x.txt").write_text("ho\n")
     with pytest.raises(
-        PinError, match=r"v1/x.txt is not what .*v1.dvc pins: sha256 \w{64} is .*`dvc pull .* pin it anew"
+        PinError, match=r"v1/x.txt is not what .*v1.dvc pins: sha256 \w{64} is .*`dvc pull .* pin it again"
     ):
         verify(pin, folder)
     (folder / "x.txt").unlink()

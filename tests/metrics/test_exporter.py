@@ -4,6 +4,8 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from clinical_assets.metrics import series
 from clinical_assets.metrics.exporter import Exporter, page_of
 from clinical_assets.metrics.series import Sample
@@ -37,7 +39,7 @@ class Counted:
             self.at_once -= 1
 
 
-def test_figures_are_kept_for_some_seconds_and_then_computed_anew() -> None:
+def test_figures_are_kept_for_some_seconds_and_then_computed_again() -> None:
     compute = Counted()
     patient, at_once = Exporter(compute, kept_seconds=60), Exporter(compute, kept_seconds=0)
     assert value_of(patient.samples(), series.LAKE_SNAPSHOT) == 1
@@ -82,7 +84,9 @@ def test_while_one_computes_others_are_shown_the_figures_from_before() -> None:
         assert value_of(computing.result(10), series.LAKE_SNAPSHOT) == 2
 
 
-def test_a_failed_computation_leaves_the_last_figures_and_says_so_without_the_errors_words(caplog) -> None:  # noqa: ANN001
+def test_a_failed_computation_leaves_the_last_figures_and_says_so_without_the_errors_words(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     compute = Counted()
     exporter = Exporter(compute, kept_seconds=0)
     computed = value_of(exporter.samples(), series.EXPORTER_COMPUTED)

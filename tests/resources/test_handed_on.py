@@ -371,7 +371,7 @@ def test_a_kill_between_the_commit_and_dagster_s_events_leaves_all_tables_of_the
     )
     assert killed.returncode == -signal.SIGKILL
     assert lake.read("toy.predictions", month=FEBRUARY).height == 12
-    assert lake.read("toy.findings", month=FEBRUARY).height == 1
+    assert lake.read("toy.findings", month=FEBRUARY).height == 11
 
 
 def test_nothing_of_a_run_is_kept_when_it_has_ended(lake: Lake) -> None:
